@@ -1,0 +1,26 @@
+"""Setup for every test: one thread a worker under xdist, shapes checked, float32 left as it was."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; XLA would start as many threads as there are cores in each.
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from jaxtyping import install_import_hook
+
+# Every jaxtyping annotation in energax is checked at each call while the tests run.
+install_import_hook("energax", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _float32_stays_default():
+    """A test that turns on float64 must turn it off again (`with jax.enable_x64(True):`)."""
+    yield
+    assert not jax.config.jax_enable_x64, "this test left 64-bit floats switched on"
