@@ -1,0 +1,365 @@
+"""The nouns of the room: energies E(x) of one point, p(x) = exp(−E(x))/Z, and what wraps them.
+
+Low energy is probable. `log_density` always means f = −E, unnormalised. An energy is a function of
+ONE point; the library batches by `jax.vmap`.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from energax.spaces import AbstractArraySpace, AbstractSpace, Point, Record
+
+
+class AbstractEnergy(eqx.Module):
+    """E(x) of one point x of `space`; the distribution is p(x) = exp(−E(x))/Z."""
+
+    space: eqx.AbstractVar[AbstractSpace]
+
+    @abstractmethod
+    def __call__(self, x: Point) -> Float[Array, ""]:
+        """E(x), a scalar of shape ()."""
+
+    def log_density(self, x: Point) -> Float[Array, ""]:
+        """f(x) = −E(x), unnormalised."""
+        return -self(x)
+
+    def path(self, base: "AbstractNormalised") -> "AbstractPath":
+        """Distributions from `base` (β = 0) to this one (β = 1)."""
+        return GeometricPath(base, self)
+
+    def condition(self, **given) -> "AbstractEnergy":
+        """p(rest | given) as an energy on what is left free.
+
+        On a `Record`: parts by name, `energy.condition(age=3.0)`. On any other space: one point
+        `x=` with NaN where it is free (sites in row-major order become a flat space).
+
+        **Raises:** ValueError for unknown names, values outside the space, or nothing left free.
+        """
+        return condition(self, given)
+
+    def with_space(self, space: AbstractSpace) -> "AbstractEnergy":
+        """The same energy read on another space (networks whose weights do not fix a size).
+
+        **Raises:** ValueError if the energy cannot be evaluated there.
+        """
+        moved = eqx.tree_at(lambda e: e.space, self, space)
+        check_scalar(moved)
+        return moved
+
+    def __add__(self, other) -> "Product":
+        """Sum of energies, product of densities."""
+        return Product(self, other) if isinstance(other, AbstractEnergy) else NotImplemented
+
+
+class AbstractNormalised(AbstractEnergy):
+    """An energy with known normaliser and exact draws: bases, noise, closed-form targets."""
+
+    @property
+    @abstractmethod
+    def log_z(self) -> Float[Array, ""]:
+        """log Z = log ∫ exp(−E(x)) dx, exact."""
+
+    @abstractmethod
+    def draw(self, num: int, *, key: Key[Array, ""]) -> Point:
+        """`num` exact independent draws, (num, *event)."""
+
+    def log_prob(self, x: Point) -> Float[Array, ""]:
+        """log p(x) = −E(x) − log Z."""
+        return -self(x) - self.log_z
+
+
+class AbstractLocalEnergy(AbstractEnergy):
+    """An energy on a discrete space that knows all its one-site changes at once."""
+
+    @abstractmethod
+    def site_differences(self, x: Point) -> Float[Array, "..."]:
+        """E(x with one site changed) − E(x).
+
+        (*shape) for the flip of each site on two-valued spaces; (*sites, k) for site ← j else.
+        """
+
+
+class AbstractColouredEnergy(AbstractLocalEnergy):
+    """A two-valued energy whose sites fall into groups that are independent given the others."""
+
+    colours: eqx.AbstractVar[tuple[Int[Array, " n"], ...]]
+    """Site numbers (row-major) of each group; together every site exactly once."""
+
+    @abstractmethod
+    def log_odds(self, x: Point, sites: Int[Array, " n"]) -> Float[Array, " n"]:
+        """log p(site is up | the others) − log p(site is down | the others), up = 1 or +1."""
+
+
+class AbstractBipartiteEnergy(AbstractEnergy):
+    """An energy over visible x with hidden units summed out, E(x) = −log Σ_h exp(−E(x, h)).
+
+    Given x the hidden units are independent, and given h the visible ones are.
+    """
+
+    @abstractmethod
+    def hidden_mean(self, x: Point) -> Float[Array, "... hidden"]:
+        """E[h | x] for a batch (leading axes) or one point: the learned features."""
+
+    @abstractmethod
+    def sample_hidden(self, x: Point, *, key: Key[Array, ""]) -> Float[Array, "... hidden"]:
+        """h ~ p(h | x) for a batch."""
+
+    @abstractmethod
+    def sample_visible(self, hidden: Float[Array, "... hidden"], *, key: Key[Array, ""]) -> Point:
+        """x ~ p(x | h) for a batch."""
+
+
+class AbstractPath(eqx.Module):
+    """Distributions p_β ∝ exp(f_β), β from 0 (normalised, exact draws) to 1 (the target)."""
+
+    @property
+    @abstractmethod
+    def log_z0(self) -> Float[Array, ""]:
+        """log Z at β = 0, exact."""
+
+    @abstractmethod
+    def at(self, beta) -> AbstractEnergy:
+        """The energy at β; β may be traced, the structure is the same for every β."""
+
+    @abstractmethod
+    def increment(self, x: Point, b0, b1) -> Float[Array, ""]:
+        """f_{b1}(x) − f_{b0}(x) for one point, without subtracting large totals."""
+
+    @abstractmethod
+    def draw(self, num: int, *, key: Key[Array, ""]) -> Point:
+        """Exact draws at β = 0."""
+
+
+def _scaled(factor, energy: Float[Array, ""]) -> Float[Array, ""]:
+    """factor · energy with 0 · ∞ = 0: a factor of 0 removes the term, hard walls included."""
+    return jnp.where(factor == 0, 0.0, factor * jnp.where(factor == 0, 0.0, energy))
+
+
+class Interpolated(AbstractEnergy):
+    """E_β = (1 − β) E_base + β E."""
+
+    base: AbstractNormalised
+    energy: AbstractEnergy
+    beta: Float[Array, ""]
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        return _scaled(1 - self.beta, self.base(x)) + _scaled(self.beta, self.energy(x))
+
+
+class GeometricPath(AbstractPath):
+    """The geometric path f_β = (1 − β) f_base + β f (Neal 2001, eq. 3)."""
+
+    base: AbstractNormalised
+    energy: AbstractEnergy
+
+    @property
+    def log_z0(self):
+        return self.base.log_z
+
+    def at(self, beta):
+        return Interpolated(self.base, self.energy, jnp.asarray(beta, float))
+
+    def increment(self, x, b0, b1):
+        return _scaled(b1 - b0, self.base(x) - self.energy(x))
+
+    def draw(self, num, *, key):
+        return self.base.draw(num, key=key)
+
+
+class Tempered(AbstractEnergy):
+    """β E(x): p_β ∝ p^β. β is an array, so changing it does not compile anew."""
+
+    energy: AbstractEnergy
+    beta: Float[Array, ""] = eqx.field(converter=lambda b: jnp.asarray(b, float))
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        return _scaled(self.beta, self.energy(x))
+
+    def with_space(self, space):
+        return Tempered(self.energy.with_space(space), self.beta)
+
+
+class Product(AbstractEnergy):
+    """Product of experts, E(x) = Σ_i E_i(x) (Hinton 2002), all on one space."""
+
+    experts: tuple[AbstractEnergy, ...]
+
+    def __init__(self, *experts: AbstractEnergy):
+        if not experts:
+            raise ValueError("Product needs at least one energy")
+        flat: list[AbstractEnergy] = []
+        for expert in experts:
+            if not isinstance(expert, AbstractEnergy):
+                raise TypeError(f"Product multiplies energies, got {type(expert).__name__}")
+            flat.extend(expert.experts if isinstance(expert, Product) else [expert])
+        first = flat[0].space
+        for expert in flat[1:]:
+            if type(expert.space) is not type(first) or expert.space.shape != first.shape:
+                raise ValueError(
+                    f"Product: experts must share one space, got {first} and {expert.space}"
+                )
+        self.experts = tuple(flat)
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.experts[0].space
+
+    def __call__(self, x):
+        return sum((expert(x) for expert in self.experts[1:]), self.experts[0](x))
+
+    def with_space(self, space):
+        return Product(*(expert.with_space(space) for expert in self.experts))
+
+
+class Conditional(AbstractEnergy):
+    """E(rest, given) as an energy of the rest; made by `AbstractEnergy.condition`.
+
+    On a `Record`, `given` holds whole parts; else `given` is one point and `free` numbers the sites
+    that stay free.
+    """
+
+    energy: AbstractEnergy
+    given: Any
+    free: Int[Array, " m"] | None
+    space: AbstractSpace
+
+    def __call__(self, x):
+        return self.energy(self.complete(x))
+
+    def complete(self, x: Point) -> Point:
+        """The full point of the original space that holds `x` at the free places."""
+        if self.free is None:
+            return {**self.given, **x}
+        whole = self.energy.space
+        assert isinstance(whole, AbstractArraySpace)
+        tail = x.shape[1:]  # (k,) for one-hot sites, else ()
+        flat = jnp.reshape(self.given, (whole.num_sites, *tail))
+        return flat.at[self.free].set(x).reshape(whole.shape)
+
+
+def condition(energy: AbstractEnergy, given: dict[str, Any]) -> Conditional:
+    """See `AbstractEnergy.condition`."""
+    space = energy.space
+    if isinstance(space, Record):
+        unknown = sorted(set(given) - set(space.parts))
+        rest = {name: part for name, part in space.parts.items() if name not in given}
+        if unknown or not given or not rest:
+            raise ValueError(
+                f"condition: expected some but not all of {sorted(space.parts)}, got {sorted(given)}"
+            )
+        fixed = {
+            name: jnp.asarray(space.parts[name].validate(value, batch=False, name=name))
+            for name, value in given.items()
+        }
+        return Conditional(energy, fixed, None, Record(**rest))
+    if set(given) != {"x"}:
+        raise ValueError(
+            f"condition: on {type(space).__name__} give one point x= with NaN where it is free, "
+            f"got {sorted(given)}"
+        )
+    assert isinstance(space, AbstractArraySpace)
+    point = np.array(given["x"], float)
+    if point.shape != space.shape:
+        raise ValueError(f"condition: expected x of shape {space.shape}, got {point.shape}")
+    missing = np.isnan(point).reshape(space.num_sites, -1).any(-1)
+    if not missing.any() or missing.all():
+        raise ValueError("condition: expected NaN at some but not all sites of x")
+    sites = point.reshape(space.num_sites, -1)
+    example = np.asarray(space.example()).reshape(space.num_sites, -1)
+    filled = np.where(missing[:, None], example, sites).reshape(space.shape)
+    fixed = jnp.asarray(space.validate(filled, batch=False, name="x"))
+    return Conditional(energy, fixed, jnp.asarray(np.flatnonzero(missing)), space.select(missing))
+
+
+class Frozen(eqx.Module):
+    """A module that `fit` leaves as it is; called, it is the module itself without gradient."""
+
+    module: Any
+
+    def __call__(self, *args, **kwargs):
+        return _without_gradient(self.module)(*args, **kwargs)
+
+
+class FrozenEnergy(AbstractEnergy):
+    """An energy that `fit` leaves as it is."""
+
+    energy: AbstractEnergy
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        return _without_gradient(self.energy)(x)
+
+
+def _without_gradient(module):
+    arrays, rest = eqx.partition(module, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def frozen(module) -> Any:
+    """`module` (an energy, or any callable Equinox module inside one) marked as not trained."""
+    return FrozenEnergy(module) if isinstance(module, AbstractEnergy) else Frozen(module)
+
+
+def partition_trainable(energy: AbstractEnergy) -> tuple[AbstractEnergy, AbstractEnergy]:
+    """(parameters, rest): the float arrays of `energy` outside spaces and frozen parts, and all else.
+
+    `equinox.combine` puts the two together again.
+    """
+
+    def is_shut(node):
+        return isinstance(node, (AbstractSpace, Frozen, FrozenEnergy))
+
+    def choose(node):
+        if is_shut(node):
+            return jax.tree.map(lambda _: False, node)
+        return eqx.is_inexact_array(node)
+
+    return eqx.partition(energy, jax.tree.map(choose, energy, is_leaf=is_shut))
+
+
+def check_scalar(energy: AbstractEnergy) -> None:
+    """Raises unless `energy` is an energy that gives a real scalar for one point of its space."""
+    if not isinstance(energy, AbstractEnergy):
+        raise TypeError(
+            f"expected an energy, got {type(energy).__name__}; wrap a function f(x) by "
+            "energax.from_log_density(f, space)"
+        )
+    point = energy.space.example()
+    shown = jax.tree.map(lambda a: a.shape, point)
+    try:
+        out = eqx.filter_eval_shape(energy, point)
+    except Exception as error:
+        raise ValueError(
+            f"the energy failed on ONE point of shape {shown} of {energy.space}: {error}\n"
+            "An energy takes one point (the library batches) and must be traceable by JAX "
+            "(jax.numpy, no Python branches on values)."
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        got = f"shape {shape}, dtype {out.dtype}" if shape is not None else type(out).__name__
+        raise ValueError(
+            f"an energy gives one real number, shape (), for ONE point of shape {shown}; got {got}. "
+            "Do not batch inside it; reduce the output with .sum(), or index it with [0]."
+        )
+
+
+def batched(energy: AbstractEnergy, x: Point) -> Float[Array, " batch"]:
+    """f(x) = −E(x) of a batch of points, (batch,)."""
+    return jax.vmap(energy.log_density)(x)
