@@ -21,6 +21,7 @@ LEVELS = [
     ["training"],
     ["tasks"],
     ["estimators"],
+    ["jobs"],  # what a run on disk is; the command line and the report share it
     ["report"],
     ["cli"],  # above report: `energax report` writes one
 ]
