@@ -71,7 +71,7 @@ class Trace(eqx.Module):
     chain's mean acceptance and number of divergences over all the steps."""
 
     x: Point
-    log_density: Float[Array, "kept chains"]
+    log_density: Float[Array, "kept chains"] | None  # None where nothing was kept
     acceptance: Float[Array, " chains"]
     num_divergent: Int[Array, " chains"]
 
@@ -116,7 +116,7 @@ def run(
     carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), keys)
     state, tuning, acceptance, divergent = carry
     x, log_density = kept if keep else (None, None)
-    trace = Trace(x, log_density, acceptance / num_steps, divergent)  # type: ignore[arg-type]
+    trace = Trace(x, log_density, acceptance / num_steps, divergent)
     return state, tuning, trace
 
 
