@@ -74,6 +74,13 @@ class AbstractNormalised(AbstractEnergy):
         return -self(x) - self.log_z
 
 
+class AbstractBernoulli(AbstractNormalised):
+    """Independent two-valued sites, the base from which RBMs and Ising models have paths."""
+
+    logits: eqx.AbstractVar[Float[Array, "..."]]
+    """log p(site is up) − log p(site is down), (*shape); up = 1 or +1."""
+
+
 class AbstractLocalEnergy(AbstractEnergy):
     """An energy on a discrete space that knows all its one-site changes at once."""
 
@@ -99,20 +106,47 @@ class AbstractColouredEnergy(AbstractLocalEnergy):
 class AbstractBipartiteEnergy(AbstractEnergy):
     """An energy over visible x with hidden units summed out, E(x) = −log Σ_h exp(−E(x, h)).
 
-    Given x the hidden units are independent, and given h the visible ones are.
+    Given x the hidden units are independent, and given h the visible ones are. What the hidden
+    units see of x, `hidden_input(x)`, is the costly product; everything else about x follows from
+    it, so a sampler computes it once a step. All methods take a batch (leading axes) or one point.
     """
 
     @abstractmethod
-    def hidden_mean(self, x: Point) -> Float[Array, "... hidden"]:
-        """E[h | x] for a batch (leading axes) or one point: the learned features."""
+    def hidden_input(self, x: Point) -> Float[Array, "... hidden"]:
+        """All that p(h | x) depends on; c + xW for an RBM."""
 
     @abstractmethod
-    def sample_hidden(self, x: Point, *, key: Key[Array, ""]) -> Float[Array, "... hidden"]:
-        """h ~ p(h | x) for a batch."""
+    def log_density_from(
+        self, x: Point, hidden_input: Float[Array, "... hidden"]
+    ) -> Float[Array, "..."]:
+        """f(x), given `hidden_input(x)`."""
+
+    @abstractmethod
+    def draw_hidden(
+        self, hidden_input: Float[Array, "... hidden"], *, key: Key[Array, ""]
+    ) -> Float[Array, "... hidden"]:
+        """h ~ p(h | x), given `hidden_input(x)`."""
+
+    @abstractmethod
+    def hidden_mean(self, x: Point) -> Float[Array, "... hidden"]:
+        """E[h | x]: the learned features."""
 
     @abstractmethod
     def sample_visible(self, hidden: Float[Array, "... hidden"], *, key: Key[Array, ""]) -> Point:
-        """x ~ p(x | h) for a batch."""
+        """x ~ p(x | h)."""
+
+    @property
+    @abstractmethod
+    def num_summed_states(self) -> int:
+        """Number of states that `log_z_by_sum` visits: those of the smaller side."""
+
+    @abstractmethod
+    def log_z_by_sum(self) -> Float[Array, ""]:
+        """log Z, exact, by a sum over the smaller side (the other is summed in closed form)."""
+
+    def sample_hidden(self, x: Point, *, key: Key[Array, ""]) -> Float[Array, "... hidden"]:
+        """h ~ p(h | x)."""
+        return self.draw_hidden(self.hidden_input(x), key=key)
 
 
 class AbstractPath(eqx.Module):
