@@ -1,0 +1,45 @@
+"""`python -m benchmarks [--only NAME ...] [--data DIR] [--quick]`."""
+
+import argparse
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from benchmarks._timing import Options, as_json, machine, save, say, table
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=NAMES, help="one question; may repeat")
+    parser.add_argument("--data", type=Path, help="folder that holds mnist.npz")
+    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
+    arguments = parser.parse_args()
+    if arguments.data is not None and not arguments.data.is_dir():
+        parser.error(f"--data: there is no folder {arguments.data}")
+    options = Options(arguments.data, arguments.quick)
+
+    shown, failed = [], []
+    for name in arguments.only or NAMES:
+        say(f"benchmarks: {name} ...")
+        before = machine()
+        try:
+            report = importlib.import_module(f"benchmarks.{name}").run(options)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        document = as_json(report, options, before)
+        save(document)
+        shown += table(document)
+    print("\n".join(shown))
+    if failed:
+        say(f"benchmarks: failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""What does a random number cost with energax's key, and with JAX's default one?"""
+
+from benchmarks._timing import Contender, Options, Report, race, ratio
+
+NUMBERS = 4_000_000
+ONE_THREAD = {
+    "NPROC": "1",  # threads of XLA's CPU client
+    "OMP_NUM_THREADS": "1",  # of torch
+}
+
+
+def run(options: Options) -> Report:
+    contenders = [
+        Contender(f"{kind}, {who}", f"benchmarks.random_numbers:{who}", {"kind": kind}, ONE_THREAD)
+        for kind in ("uniform", "normal")
+        for who in ("energax", "jax", "torch")
+    ]
+    timings = race(contenders, options.rounds(7))
+    return Report(
+        name="random_numbers",
+        question=f"{NUMBERS:,} float32 random numbers at once, one thread: `energax.random.key` "
+        "beside JAX's default key (Threefry) and torch.",
+        timings=timings,
+        ratios=[
+            ratio(timings, f"{kind}, {who}", f"{kind}, energax")
+            for kind in ("uniform", "normal")
+            for who in ("jax", "torch")
+        ],
+        notes=[f"{t.name}: {1e9 * t.cpu_median / NUMBERS:.1f} ns of CPU a number" for t in timings],
+    )
+
+
+def energax(kind: str):
+    import energax.random
+
+    return _of_key(kind, energax.random.key(0))
+
+
+def jax(kind: str):
+    import jax
+
+    return _of_key(kind, jax.random.key(0))
+
+
+def torch(kind: str):
+    import torch
+
+    draw = {"uniform": torch.rand, "normal": torch.randn}[kind]
+    return lambda: draw(NUMBERS)
+
+
+def _of_key(kind: str, key):
+    import jax
+
+    draw = jax.jit(lambda key: getattr(jax.random, kind)(key, (NUMBERS,)))
+    return lambda: draw(key).block_until_ready()
