@@ -1,0 +1,30 @@
+"""Files: data tables in and out, and trees of arrays saved without pickle."""
+
+from energax.io._base import DamagedFile, atomic_write, file_digest, write_json
+from energax.io.archive import (
+    FORMAT,
+    Archive,
+    UnknownTree,
+    array_leaves,
+    read_archive,
+    remove_archive,
+    write_archive,
+)
+from energax.io.tables import WRITABLE, read_data, write_data
+
+__all__ = [
+    "FORMAT",
+    "WRITABLE",
+    "Archive",
+    "DamagedFile",
+    "UnknownTree",
+    "array_leaves",
+    "atomic_write",
+    "file_digest",
+    "read_archive",
+    "read_data",
+    "remove_archive",
+    "write_archive",
+    "write_data",
+    "write_json",
+]
