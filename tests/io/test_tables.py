@@ -31,7 +31,7 @@ def test_named_columns(tmp_path):
         io.read_data(tmp_path / "t.npz")
     with pytest.raises(ValueError, match=r"no array 'z'.*p, x"):
         io.read_data(tmp_path / "t.npz", array="z")
-    with pytest.raises(ValueError, match="write p, x to an .npz"):
+    with pytest.raises(ValueError, match=r"write p, x to an \.npz"):
         io.write_data(tmp_path / "t.npy", columns)
     with pytest.raises(ValueError, match="one length"):
         io.write_data(tmp_path / "t.csv", {"a": np.ones(2), "b": np.ones(3)})
