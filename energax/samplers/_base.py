@@ -65,6 +65,10 @@ class AbstractSampler(eqx.Module):
     def adapt(self, tuning: Any, state: State, info: Info) -> Any:
         """The tuning after one warm-up step; statistics are taken over the whole ensemble."""
 
+    def freeze(self, tuning: Any) -> Any:
+        """The tuning that warm-up leaves behind; `run` calls it once, after its last `adapt`."""
+        return tuning
+
 
 class Trace(eqx.Module):
     """What `run` kept: `x` (kept, num_chains, *event), `log_density` (kept, num_chains), and each
@@ -115,9 +119,130 @@ def run(
     zeros = jnp.zeros(num_chains), jnp.zeros(num_chains, int)
     carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), keys)
     state, tuning, acceptance, divergent = carry
+    if adapt:
+        tuning = sampler.freeze(tuning)
     x, log_density = kept if keep else (None, None)
     trace = Trace(x, log_density, acceptance / num_steps, divergent)
     return state, tuning, trace
+
+
+def run_fixed(
+    sampler: AbstractSampler,
+    energy: AbstractEnergy,
+    x0: Point,
+    *,
+    key: Key[Array, ""],
+    num_warmup: int,
+    num_steps: int,
+    thin: int = 1,
+) -> Trace:
+    """Warm-up, then `num_steps` steps with frozen tuning; no checks, so it can be vmapped.
+
+    `eqx.filter_vmap` over `energy`, `x0` and `key` runs one ensemble for each energy (a posterior a
+    row, say) in one go.
+
+    **Arguments:** `x0`: (num_chains, *event), where f should be finite. `num_warmup` may be 0.
+
+    **Returns:** Trace of the sampling phase, x (num_steps / thin, num_chains, *event).
+    """
+    key_init, key_warmup, key_run = jax.random.split(key, 3)
+    state, tuning = sampler.init(energy, x0, key=key_init)
+    if num_warmup:
+        state, tuning, _ = run(
+            sampler,
+            energy,
+            state,
+            tuning,
+            key=key_warmup,
+            num_steps=num_warmup,
+            adapt=True,
+            keep=False,
+        )
+    return run(sampler, energy, state, tuning, key=key_run, num_steps=num_steps, thin=thin)[2]
+
+
+class EnsembleMoments(eqx.Module):
+    """Mean and variance of each coordinate over chains and warm-up steps, late steps counting most.
+
+    Step t enters with gain 3/(t + 10), so that step s weighs about s² and the start is forgotten.
+    """
+
+    mean: PyTree
+    variance: PyTree
+    count: Float[Array, ""]
+
+    @staticmethod
+    def start(x: PyTree) -> "EnsembleMoments":
+        """From an ensemble, leaves (num_chains, *event); a coordinate without spread gets 1."""
+
+        def spread(leaf):
+            variance = jnp.var(leaf.astype(float), axis=0)
+            return jnp.where((variance > 0) & jnp.isfinite(variance), variance, 1.0)
+
+        mean = jax.tree.map(lambda leaf: jnp.mean(leaf.astype(float), axis=0), x)
+        return EnsembleMoments(mean, jax.tree.map(spread, x), jnp.zeros((), float))
+
+    @property
+    def sd(self) -> PyTree:
+        return jax.tree.map(jnp.sqrt, self.variance)
+
+    def freeze(self) -> "EnsembleMoments":
+        """The same moments; should warm-up go on, what it learned from the start is forgotten."""
+        return eqx.tree_at(lambda m: m.count, self, jnp.zeros_like(self.count))
+
+    def update(self, x: PyTree) -> "EnsembleMoments":
+        count = self.count + 1
+        gain = 3 / (count + 10)
+
+        def moved(mean, leaf):
+            return mean + gain * (jnp.mean(leaf.astype(float), axis=0) - mean)
+
+        def spread(mean, variance, leaf):  # the variance of a mixture: within, and between means
+            shift = jnp.mean(leaf.astype(float), axis=0) - mean
+            within = jnp.var(leaf.astype(float), axis=0)
+            new = (1 - gain) * variance + gain * within + gain * (1 - gain) * shift**2
+            return jnp.where(jnp.isfinite(new) & (new > 0), new, variance)
+
+        mean = jax.tree.map(moved, self.mean, x)
+        variance = jax.tree.map(spread, self.mean, self.variance, x)
+        return EnsembleMoments(mean, variance, count)
+
+
+def all_finite(x: PyTree) -> Bool[Array, " chains"]:
+    """Which chains of the ensemble `x` are finite everywhere."""
+    finite = [jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(-1) for leaf in jax.tree.leaves(x)]
+    out = finite[0]
+    for other in finite[1:]:
+        out = out & other
+    return out
+
+
+def choose(accept: Bool[Array, " chains"], new: PyTree, old: PyTree) -> PyTree:
+    """`new` for the chains where `accept`, else `old`."""
+
+    def pick(a, b):
+        return jnp.where(accept.reshape(accept.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, new, old)
+
+
+def metropolis_probability(
+    log_ratio: Float[Array, " chains"], old: Float[Array, " chains"], usable: Bool[Array, " chains"]
+) -> Float[Array, " chains"]:
+    """min(1, exp(log_ratio)); 1 away from a state of no finite density, 0 where not `usable`."""
+    lost = ~jnp.isfinite(old)
+    ratio = jnp.where(lost | ~usable, 0.0, jnp.minimum(log_ratio, 0.0))
+    return jnp.where(usable, jnp.exp(ratio), 0.0)
+
+
+def accepted(key: Key[Array, ""], probability: Float[Array, " chains"]) -> Bool[Array, " chains"]:
+    """True with the given probability; never where it is below 2⁻²³.
+
+    A uniform draw can be exactly 0, once in 2²³, and must not let a chain jump to anywhere then:
+    1 − u lies in (0, 1].
+    """
+    uniform = jax.random.uniform(key, probability.shape, probability.dtype)
+    return 1 - uniform <= probability
 
 
 class DualAveraging(eqx.Module):
@@ -143,12 +268,17 @@ class DualAveraging(eqx.Module):
         """The averaged step size, which warm-up leaves behind."""
         return jnp.exp(self.log_average)
 
+    def freeze(self) -> "DualAveraging":
+        """The averaged step size becomes the one in use, `log_step`."""
+        return eqx.tree_at(lambda d: d.log_step, self, self.log_average)
+
     def update(self, acceptance: Float[Array, " chains"], target: float) -> "DualAveraging":
         gamma, t0, kappa = 0.05, 10.0, 0.75  # the paper's values
         count = self.count + 1
         error = target - jnp.mean(jnp.nan_to_num(acceptance))
         error_sum = self.error_sum + error
         log_step = self.anchor - jnp.sqrt(count) / gamma * error_sum / (count + t0)
+        log_step = jnp.clip(log_step, -50.0, 50.0)  # a flat density accepts any step
         weight = count**-kappa
         log_average = weight * log_step + (1 - weight) * self.log_average
         return DualAveraging(log_step, log_average, error_sum, count, self.anchor)
