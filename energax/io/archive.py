@@ -105,7 +105,7 @@ class Archive:
 
 
 def array_leaves(tree: Any, name: str = "") -> dict[str, Any]:
-    """The arrays in `tree` by their place, as "name.field['key'][0]"."""
+    """The arrays in `tree` by their place, as `"name.field['key'][0]"`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
         name + jax.tree_util.keystr(place): leaf
