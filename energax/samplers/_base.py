@@ -121,7 +121,7 @@ def run(
     state, tuning, acceptance, divergent = carry
     if adapt:
         tuning = sampler.freeze(tuning)
-    x, log_density = kept if keep else (None, None)
+    x, log_density = (None, None) if kept is None else kept
     trace = Trace(x, log_density, acceptance / num_steps, divergent)
     return state, tuning, trace
 
