@@ -99,8 +99,12 @@ class AbstractColouredEnergy(AbstractLocalEnergy):
     """Site numbers (row-major) of each group; together every site exactly once."""
 
     @abstractmethod
-    def log_odds(self, x: Point, sites: Int[Array, " n"]) -> Float[Array, " n"]:
-        """log p(site is up | the others) − log p(site is down | the others), up = 1 or +1."""
+    def log_odds(self, sites: Float[Array, "sites ..."], colour: int) -> Float[Array, "n ..."]:
+        """log p(site is up | the others) − log p(site is down | the others), up = 1 or +1.
+
+        For the sites of `colours[colour]`. An ensemble comes sites first, (num_sites, num_chains):
+        a site's neighbours are then whole rows, which is several times faster than chains first.
+        """
 
 
 class AbstractBipartiteEnergy(AbstractEnergy):
@@ -147,6 +151,14 @@ class AbstractBipartiteEnergy(AbstractEnergy):
     def sample_hidden(self, x: Point, *, key: Key[Array, ""]) -> Float[Array, "... hidden"]:
         """h ~ p(h | x)."""
         return self.draw_hidden(self.hidden_input(x), key=key)
+
+
+class AbstractTiltable(AbstractEnergy):
+    """An energy that stays of its own kind under a linear term (an RBM, an Ising model)."""
+
+    @abstractmethod
+    def tilt(self, field: Float[Array, "..."]) -> AbstractEnergy:
+        """E(x) − ⟨field, x⟩, with `field` of the shape of x; its normaliser changes."""
 
 
 class AbstractPath(eqx.Module):
