@@ -117,7 +117,7 @@ class BoxReference(AbstractNormalised):
 
     Both ends finite: w/(h − l) + (1 − w) φ((x − m)/s) / (s [Φ((h − m)/s) − Φ((l − m)/s)]), a
     truncated normal with a share w of uniform, so that no place is far less probable than under a
-    uniform ("defensive mixture", Hesterberg 1995, eq. 6); w = 1 is uniform, log Z = 0. One end
+    uniform (the defensive mixture of Hesterberg 1995); w = 1 is uniform, log Z = 0. One end
     finite: exponential of mean s from that end. None: N(m, s²). E is −log of that density.
 
     **Arguments:** `location` m (within the ends; None is the middle), `scale` s > 0 and
@@ -230,7 +230,7 @@ class IndependentBernoulli(AbstractBernoulli):
 class IndependentCategorical(AbstractNormalised):
     """Independent sites on Categorical or Ordinal, P(xᵢ = j) = softmax(bᵢ)ⱼ.
 
-    E(x) = −Σᵢ bᵢ[xᵢ], log Z = Σᵢ log Σⱼ exp bᵢⱼ (Wainwright & Jordan 2008, eq. 3.9).
+    E(x) = −Σᵢ bᵢ[xᵢ], log Z = Σᵢ log Σⱼ exp bᵢⱼ (Bishop 2006, eq. 2.26).
 
     **Arguments:** `logits` b: broadcast to (*sites, k).
     """
@@ -263,7 +263,7 @@ class IndependentCategorical(AbstractNormalised):
 class NegativeBinomial(AbstractNormalised):
     """Counts with mean m and variance m + m²/r: p(n) = Γ(n+r)/(n! Γ(r)) (r/(r+m))^r (m/(r+m))ⁿ.
 
-    Hilbe 2011, eq. 8.8. r = 1 is geometric; large r nears a Poisson. log Z = 0. The exponential
+    Johnson, Kemp & Kotz 2005, chapter 5. r = 1 is geometric; large r nears a Poisson. log Z = 0. The exponential
     tail is heavier than that of any Poisson, as a base for overdispersed counts must be.
 
     **Arguments:** `mean` m > 0, `dispersion` r > 0: broadcast to the shape of x.
