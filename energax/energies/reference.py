@@ -2,7 +2,7 @@
 
 They are the starts of annealing, of training and of chains, and the noise of noise-contrastive
 objectives. Coordinates are independent unless a full covariance is asked for. Every parameter is an
-array that may be traced; E leaves out what does not depend on x, and `log_z` holds it.
+array that may be traced.
 """
 
 from typing import Any
@@ -263,8 +263,8 @@ class IndependentCategorical(AbstractNormalised):
 class NegativeBinomial(AbstractNormalised):
     """Counts with mean m and variance m + m²/r: p(n) = Γ(n+r)/(n! Γ(r)) (r/(r+m))^r (m/(r+m))ⁿ.
 
-    Johnson, Kemp & Kotz 2005, chapter 5. r = 1 is geometric; large r nears a Poisson. log Z = 0. The exponential
-    tail is heavier than that of any Poisson, as a base for overdispersed counts must be.
+    Johnson, Kemp & Kotz 2005, chapter 5. r = 1 is geometric; large r nears a Poisson. log Z = 0.
+    The exponential tail is heavier than any Poisson's, as a base for overdispersed counts must be.
 
     **Arguments:** `mean` m > 0, `dispersion` r > 0: broadcast to the shape of x.
     """

@@ -117,7 +117,7 @@ class CategoricalFamily(AbstractExponentialFamily):
         probs = np.stack([(index == j).mean(0) for j in range(space.num_values)], -1)
         refuse(
             probs == 0,
-            "no finite maximum where a category is never seen; use fitted_base, which smooths",
+            "no finite maximum with a category never seen; use fitted_base",
         )
         return cls(probs, encoding=space.encoding)
 
@@ -162,6 +162,6 @@ class Poisson(AbstractExponentialFamily):
         mean = rows.mean(0)
         refuse(
             mean == 0,
-            "no finite maximum for a count that is always 0; remove it, or use fitted_base",
+            "no finite maximum for a count that is always 0; remove it",
         )
         return cls(mean)

@@ -143,6 +143,6 @@ class MultivariateNormal(AbstractExponentialFamily):
         refuse(
             values[0] <= 1e-6 * values[-1],
             f"{len(rows)} rows in {rows.shape[1]} dimensions have a (nearly) singular "
-            "covariance; give more rows, drop dependent columns, or use fitted_base(..., full=True)",
+            "covariance; drop dependent columns, or use fitted_base(..., full=True)",
         )
         return cls(rows.mean(0), covariance)
