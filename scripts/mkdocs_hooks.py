@@ -16,10 +16,10 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def _blocks(match: re.Match[str]) -> str:
-    room = match.group(1)
-    names = sorted(file.stem for file in (ROOT / "energax" / room).glob("*.py"))
-    if not names:
-        raise FileNotFoundError(f"docs: energax/{room}/ holds no modules")
-    shown = [name for name in names if not name.startswith("_")]
-    shown += [name for name in names if name == "_base"]
-    return "\n\n".join(f"::: energax.{room}.{name}" for name in shown)
+    folder = ROOT / "energax" / match.group(1)
+    files = [file.relative_to(ROOT).with_suffix("") for file in sorted(folder.rglob("*.py"))]
+    if not files:
+        raise FileNotFoundError(f"docs: {folder} holds no modules")
+    shown = [file for file in files if not file.name.startswith("_")]
+    shown += [file for file in files if file.name == "_base"]
+    return "\n\n".join("::: " + ".".join(file.parts) for file in shown)
