@@ -7,7 +7,7 @@ measure on discrete spaces and to Lebesgue measure on continuous ones.
 
 import math
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -78,8 +78,8 @@ class AbstractSpace(eqx.Module):
     def propose(self, x: Point, scale, *, key: Key[Array, ""]) -> Point:
         """A symmetric random move, q(x'|x) = q(x|x'), for a batch of points (leading axes).
 
-        **Arguments:** `scale`: how far, broadcastable to one point: a standard deviation in units of
-        x where values are ordered, else the probability that a site changes.
+        **Arguments:** `scale`: how far, broadcastable to one point: a standard deviation in units
+        of x where values are ordered, else the probability that a site changes.
         """
 
     def states(self, index: Int[Array, " n"]) -> Point:
@@ -121,8 +121,8 @@ class AbstractArraySpace(AbstractSpace):
             if batch is False:
                 wanted = f"one point of shape {self.shape}"
             else:
-                rows = "(rows, " + ", ".join(map(str, self.shape)) + ("," if not self.shape else "")
-                wanted = f"shape {rows})" + (f" or {self.shape}" if batch is None else "")
+                rows = ", ".join(["rows", *map(str, self.shape)]) + ("" if self.shape else ",")
+                wanted = f"shape ({rows})" + (f" or {self.shape}" if batch is None else "")
             raise ValueError(f"{name}: expected {wanted} for {self}, got shape {x.shape}")
         if batch and len(x) == 0:
             raise ValueError(f"{name}: expected at least one row, got none")
@@ -322,7 +322,7 @@ class Categorical(_ManyValued):
 
     sites: tuple[int, ...] = eqx.field(static=True, converter=_as_shape)
     num_values: int = eqx.field(static=True, converter=_as_num_values)
-    encoding: Literal["index", "onehot"] = eqx.field(static=True, default="index")
+    encoding: str = eqx.field(static=True, default="index")  # or "onehot"; checked below
 
     def __check_init__(self):
         if self.encoding not in ("index", "onehot"):
@@ -352,7 +352,7 @@ class Categorical(_ManyValued):
 
     def decode(self, x) -> Int[Array, "..."]:
         """Integer categories (..., *sites) of encoded points."""
-        return x if self.encoding == "index" else jnp.argmax(x, axis=-1).astype(jnp.int32)
+        return jnp.asarray(x) if self.encoding == "index" else jnp.argmax(x, -1).astype(jnp.int32)
 
     def select(self, mask):
         return Categorical((int(mask.sum()),), self.num_values, self.encoding)
@@ -451,7 +451,7 @@ class Record(AbstractSpace):
 
     parts: dict[str, AbstractArraySpace]
 
-    def __init__(self, **parts: AbstractArraySpace):
+    def __init__(self, **parts: Any):
         if not parts:
             raise ValueError("Record needs at least one named part, as in Record(a=Real((2,)))")
         for name, part in parts.items():
