@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only NAME ...] [--data DIR] [--quick]`."""
+"""`python -m benchmarks [--only NAME ...] [--data DIR] [--quick] [--threads N]`."""
 
 import argparse
 import importlib
@@ -17,10 +17,13 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=NAMES, help="one question; may repeat")
     parser.add_argument("--data", type=Path, help="folder that holds mnist.npz")
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
+    parser.add_argument(
+        "--threads", type=int, help="threads of each library (default: its own choice)"
+    )
     arguments = parser.parse_args()
     if arguments.data is not None and not arguments.data.is_dir():
         parser.error(f"--data: there is no folder {arguments.data}")
-    options = Options(arguments.data, arguments.quick)
+    options = Options(arguments.data, arguments.quick, arguments.threads)
 
     shown, failed = [], []
     for name in arguments.only or NAMES:

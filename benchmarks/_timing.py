@@ -35,6 +35,7 @@ class Options:
 
     data: Path | None = None
     quick: bool = False
+    threads: int | None = None  # None leaves each library its own choice
 
     def rounds(self, full: int) -> int:
         return 2 if self.quick else full
@@ -48,7 +49,6 @@ class Contender:
     name: str
     setup: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -112,15 +112,17 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def race(contenders: list[Contender], rounds: int) -> list[Timing]:
+def race(contenders: list[Contender], rounds: int, threads: int | None = None) -> list[Timing]:
     """Times `rounds` repetitions of each contender, all of one round before any of the next.
+
+    **Arguments:** `threads`: that each may use; None leaves each library its own choice.
 
     **Raises:** RuntimeError with the traceback of a contender that failed.
     """
     workers = []
     try:
         for contender in contenders:
-            workers.append(_Worker(contender))
+            workers.append(_Worker(contender, _thread_limits(threads)))
         timings = [Timing(worker.name, worker.first, [], [], 0.0) for worker in workers]
         for _ in range(rounds):
             for timing, worker in zip(timings, workers, strict=True):
@@ -136,6 +138,12 @@ def race(contenders: list[Contender], rounds: int) -> list[Timing]:
             worker.close()
 
 
+def _thread_limits(threads: int | None) -> dict[str, str]:
+    """What JAX (NPROC), torch and NumPy's BLAS read when they start."""
+    names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {} if threads is None else dict.fromkeys(names, str(threads))
+
+
 def ratio(timings: list[Timing], slow: str, fast: str, **target) -> Ratio:
     """`slow` over `fast`, round by round; `target` as in `Ratio`."""
     by_name = {timing.name: timing for timing in timings}
@@ -148,12 +156,12 @@ def ratio(timings: list[Timing], slow: str, fast: str, **target) -> Ratio:
 class _Worker:
     """The process of one contender. It is warmed up when the constructor returns."""
 
-    def __init__(self, contender: Contender):
+    def __init__(self, contender: Contender, environment: dict[str, str]):
         context = multiprocessing.get_context("spawn")
         self.name = contender.name
         self.pipe, far_end = context.Pipe()
-        kept = {name: os.environ.get(name) for name in contender.environment}
-        os.environ.update(contender.environment)
+        kept = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
         try:
             self.process = context.Process(
                 target=_serve, args=(far_end, contender.setup, contender.arguments), daemon=True
@@ -267,6 +275,7 @@ def as_json(report: Report, options: Options, before: dict[str, Any]) -> dict[st
         "question": report.question,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "quick": options.quick,
+        "threads": options.threads,
         "machine": before,
         "versions": versions(),
         "timings": [
@@ -331,6 +340,7 @@ def table(document: dict[str, Any]) -> list[str]:
     lines += [
         f"- {document['date']}, {here['cores']} cores of {here['cpu']}, {here['memory_gib']} GiB, "
         f"{here['system']}, Python {here['python']}, load before {here['load_before']}"
+        + (f"; {document['threads']} thread(s) each" if document["threads"] else "")
         + ("; a quick look, two rounds" if document["quick"] else ""),
         f"- {known}",
         "",

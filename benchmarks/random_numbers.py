@@ -3,19 +3,15 @@
 from benchmarks._timing import Contender, Options, Report, race, ratio
 
 NUMBERS = 4_000_000
-ONE_THREAD = {
-    "NPROC": "1",  # threads of XLA's CPU client
-    "OMP_NUM_THREADS": "1",  # of torch
-}
 
 
 def run(options: Options) -> Report:
     contenders = [
-        Contender(f"{kind}, {who}", f"benchmarks.random_numbers:{who}", {"kind": kind}, ONE_THREAD)
+        Contender(f"{kind}, {who}", f"benchmarks.random_numbers:{who}", {"kind": kind})
         for kind in ("uniform", "normal")
         for who in ("energax", "jax", "torch")
     ]
-    timings = race(contenders, options.rounds(7))
+    timings = race(contenders, options.rounds(7), threads=1)
     return Report(
         name="random_numbers",
         question=f"{NUMBERS:,} float32 random numbers at once, one thread: `energax.random.key` "
