@@ -106,6 +106,10 @@ class AbstractColouredEnergy(AbstractLocalEnergy):
         a site's neighbours are then whole rows, which is several times faster than chains first.
         """
 
+    @abstractmethod
+    def log_density_from_sites(self, sites: Float[Array, "sites ..."]) -> Float[Array, "..."]:
+        """f of one flat point (num_sites,) or an ensemble, sites first."""
+
 
 class AbstractBipartiteEnergy(AbstractEnergy):
     """An energy over visible x with hidden units summed out, E(x) = −log Σ_h exp(−E(x, h)).

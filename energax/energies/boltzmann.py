@@ -4,6 +4,8 @@ E(v, h) = −b·v − c·h − vᵀWh (Smolensky 1986; Hinton 2012, eq. 1). Summ
 leaves the free energy E(v) = −b·v − Σ_j log(1 + exp(c_j + (vW)_j)), which `energy(v)` gives.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +17,13 @@ from energax.energies._base import (
     AbstractLocalEnergy,
     AbstractNormalised,
     AbstractPath,
+    AbstractTiltable,
     GeometricPath,
 )
 from energax.spaces import Binary
 
 
-class BernoulliRBM(AbstractBipartiteEnergy, AbstractLocalEnergy):
+class BernoulliRBM(AbstractBipartiteEnergy, AbstractLocalEnergy, AbstractTiltable):
     """RBM of binary units, E(v) = −b·v − Σ_j softplus(c_j + (vW)_j) on `Binary((visible,))`.
 
     Hinton 2012, "A practical guide to training restricted Boltzmann machines", section 16.1. v is a
@@ -37,7 +40,7 @@ class BernoulliRBM(AbstractBipartiteEnergy, AbstractLocalEnergy):
     hidden_bias: Float[Array, " hidden"]
     space: Binary
 
-    def __init__(self, weight, visible_bias=0.0, hidden_bias=0.0):
+    def __init__(self, weight: Any, visible_bias: Any = 0.0, hidden_bias: Any = 0.0):
         weight = jnp.asarray(weight, float)
         if weight.ndim != 2 or 0 in weight.shape:
             raise ValueError(
@@ -208,7 +211,7 @@ class RBMPath(AbstractPath):
         return hidden * jnp.log(2.0) + jnp.sum(_softplus(self.base.logits))
 
     def at(self, beta):
-        return AnnealedRBM(self.rbm, self.base.logits, jnp.asarray(beta, float))
+        return AnnealedRBM(self.rbm, self.base.logits, jnp.asarray(beta, float))  # type: ignore[call-arg]
 
     def increment(self, x, b0, b1):
         # With lo < hi and a = |u|, a unit changes by (hi − lo) max(u, 0) + log1p(e^{−hi a}) −
