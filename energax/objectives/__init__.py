@@ -1,0 +1,14 @@
+"""What θ should minimise."""
+
+from energax.objectives._base import AbstractObjective
+from energax.objectives.choose import default_objective
+from energax.objectives.contrastive_divergence import ContrastiveDivergence, PersistentCD
+from energax.objectives.likelihood import MaximumLikelihood
+
+__all__ = [
+    "AbstractObjective",
+    "ContrastiveDivergence",
+    "MaximumLikelihood",
+    "PersistentCD",
+    "default_objective",
+]

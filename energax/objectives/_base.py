@@ -24,7 +24,7 @@ class AbstractObjective(eqx.Module):
     def init(
         self, energy: AbstractEnergy, data: Point, *, key: Key[Array, ""]
     ) -> tuple[PyTree, Any]:
-        """(Params, Carry): parameters trained beside θ (None if none), and the memory (None if none).
+        """(Params, Carry): parameters trained beside θ, and the memory; None where there are none.
 
         **Arguments:** `data`: all training rows, (rows, *event), already validated.
 

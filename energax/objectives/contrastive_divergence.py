@@ -1,0 +1,149 @@
+"""Contrastive divergence and its persistent form: the model's half of the gradient from chains."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from energax.energies._base import AbstractEnergy, batched
+from energax.objectives._base import AbstractObjective, Metrics
+from energax.samplers._base import AbstractSampler, State
+from energax.samplers.choose import default_sampler
+from energax.spaces import Point, num_rows
+
+
+class ContrastiveDivergence(AbstractObjective):
+    """CD-k: gradient E_data[∇E] − E_q[∇E], where q is the data after k steps of the sampler.
+
+    Hinton 2002, eq. 5 and section 4; the loss shown is E_data[E] − E_q[E] with q held fixed.
+    Population target: a fixed point where k steps leave E_data[∇E] as it is. It is the truth where
+    the family holds it, else near the maximum likelihood (Carreira-Perpiñán & Hinton 2005); f far
+    from the data is not learned. It costs k steps of each row's chain and two gradients.
+
+    **Arguments:** `num_steps`: k. `sampler`: None takes the energy's default; it goes on tuning
+    itself over the whole training.
+    """
+
+    num_steps: int = eqx.field(static=True, default=1)
+    sampler: AbstractSampler | None = None
+
+    def __check_init__(self):
+        _check_number("num_steps", self.num_steps)
+
+    def init(self, energy, data, *, key):
+        """(None, the sampler's tuning)."""
+        key_rows, key_init = jax.random.split(key)
+        rows = _choose_rows(data, min(num_rows(data), 100), key_rows)
+        return None, _sampler(self.sampler, energy).init(energy, rows, key=key_init)[1]
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        sampler = _sampler(self.sampler, energy)
+        x, tuning, acceptance = _advance(sampler, energy, batch, carry, self.num_steps, key)
+        loss, metrics = _two_phases(energy, batch, x)
+        return loss, tuning, metrics | {"acceptance": acceptance}
+
+
+class Chains(eqx.Module):
+    """The chains of `PersistentCD`: `x` (num_chains, *event) and the sampler's tuning."""
+
+    x: Point
+    tuning: Any
+
+
+class PersistentCD(AbstractObjective):
+    """PCD-k: gradient E_data[∇E] − E_chains[∇E], with chains that live on from step to step.
+
+    Tieleman 2008 (Younes 1989, stochastic maximum likelihood). Between two updates the parameters
+    move little, so that the chains stay near equilibrium; whatever is cached about them is computed
+    again at the new parameters. Population target: maximum likelihood, as the learning rate falls
+    to zero (Younes 1999). It costs k steps of each chain and two gradients.
+
+    **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data. `sampler`:
+    None takes the energy's default; it goes on tuning itself over the whole training.
+    """
+
+    num_steps: int = eqx.field(static=True, default=1)
+    num_chains: int = eqx.field(static=True, default=100)
+    sampler: AbstractSampler | None = None
+
+    def __check_init__(self):
+        _check_number("num_steps", self.num_steps)
+        _check_number("num_chains", self.num_chains)
+
+    def init(self, energy, data, *, key):
+        """(None, the chains)."""
+        key_rows, key_init = jax.random.split(key)
+        rows = _choose_rows(data, self.num_chains, key_rows)
+        tuning = _sampler(self.sampler, energy).init(energy, rows, key=key_init)[1]
+        return None, Chains(rows, tuning)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        sampler = _sampler(self.sampler, energy)
+        x, tuning, acceptance = _advance(
+            sampler, energy, carry.x, carry.tuning, self.num_steps, key
+        )
+        loss, metrics = _two_phases(energy, batch, x)
+        return loss, Chains(x, tuning), metrics | {"acceptance": acceptance}
+
+
+def _check_number(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+
+
+def _sampler(sampler: AbstractSampler | None, energy: AbstractEnergy) -> AbstractSampler:
+    return default_sampler(energy) if sampler is None else sampler
+
+
+def _choose_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
+    """`num` random rows, all different where there are enough."""
+    rows = num_rows(data)
+    index = jax.random.choice(key, rows, (num,), replace=num > rows)
+    return jax.tree.map(lambda a: jnp.asarray(a)[index], data)
+
+
+def _advance(
+    sampler: AbstractSampler,
+    energy: AbstractEnergy,
+    x: Point,
+    tuning: Any,
+    num_steps: int,
+    key: Key[Array, ""],
+) -> tuple[Point, Any, Float[Array, ""]]:
+    """(x, tuning, mean acceptance) after `num_steps` steps from `x` with the energy held fixed."""
+    fixed = _constant(energy)
+    # Of a State only x is handed on: what it caches belongs to other parameters.
+    state = sampler.refresh(fixed, State(x, jnp.zeros(num_rows(x))))
+
+    def step(carry, step_key):
+        state, tuning = carry
+        state, info = sampler.step(fixed, state, tuning, key=step_key)
+        return (state, sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
+
+    (state, tuning), acceptance = jax.lax.scan(
+        step, (state, tuning), jax.random.split(key, num_steps)
+    )
+    return jax.lax.stop_gradient(state.x), tuning, jnp.mean(acceptance)
+
+
+def _constant(energy: AbstractEnergy) -> PyTree:
+    arrays, rest = eqx.partition(energy, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def _two_phases(
+    energy: AbstractEnergy, data: Point, samples: Point
+) -> tuple[Float[Array, ""], Metrics]:
+    """(mean E(data) − mean E(samples), metrics); both in one batch: fewer, larger products."""
+    num_data = num_rows(data)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
+    energies = -batched(energy, both)
+    energy_data, energy_samples = jnp.mean(energies[:num_data]), jnp.mean(energies[num_data:])
+    metrics = {
+        "energy_data": energy_data,
+        "energy_data_sd": jnp.std(energies[:num_data]),
+        "energy_samples": energy_samples,
+    }
+    return energy_data - energy_samples, metrics

@@ -1,0 +1,229 @@
+"""What training leaves behind: `Fit`, and the checkpoints that a run goes on from."""
+
+import dataclasses
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from energax import io
+from energax.energies._base import AbstractEnergy
+from energax.objectives._base import AbstractObjective
+from energax.results import plain
+
+History = dict[str, np.ndarray]
+
+
+class DamagedCheckpoint(UserWarning):
+    """Warned when a checkpoint was cut short or changed, and an older one is taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A trained energy with the record of its training.
+
+    - `energy`: with the trained parameters, or with their running average where it was asked for.
+    - `history`: per logged step `step`, `loss`, `gap` (= energy_data − energy_samples),
+      `gradient_norm`, `update_norm` and the objective's own metrics, float64. With `validation=`
+      also `validation_step`, `validation_energy` and `validation_gap` (mean E of held-out rows −
+      mean E of as many training rows, which grows as the model overfits; Hinton 2012, section 6).
+    - `num_steps`: the updates behind `energy`. After trouble it is smaller than the last
+      `history["step"]`: the record shows what happened, the energy is from before it.
+    - `time_limited`: `max_seconds` ended the run.
+    """
+
+    energy: Any
+    history: History
+    reliable: bool
+    reasons: tuple[str, ...]
+    objective: AbstractObjective | None
+    num_steps: int
+    seconds: float = 0.0
+    time_limited: bool = False
+
+    def save(self, folder: str | Path) -> None:
+        """Writes fit.json and its arrays to `folder`, which is made if need be; no pickle.
+
+        **Raises:** OSError if it cannot be written; ImportError without safetensors.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        io.write_archive(
+            folder / "fit.json",
+            {"energy": self.energy, "objective": self.objective, "history": self.history},
+            registry=registry(),
+            info={
+                "kind": "fit",
+                "reliable": self.reliable,
+                "reasons": list(self.reasons),
+                "num_steps": self.num_steps,
+                "seconds": self.seconds,
+                "time_limited": self.time_limited,
+            },
+        )
+
+
+def load(folder: str | Path, energy: AbstractEnergy | None = None) -> Fit:
+    """The `Fit` that `save` wrote to `folder`.
+
+    **Arguments:** `energy`: needed where the energy is the user's own function or class, of which
+    the file keeps the parameters only: the same energy as was trained, with any parameters.
+
+    **Raises:** FileNotFoundError if there is none; io.DamagedFile if it was cut short or changed;
+    ValueError if `energy` is needed or does not fit what was saved.
+    """
+    path = Path(folder) / "fit.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            2, "there is no finished run (an interrupted one goes on by resume)", str(path)
+        )
+    archive = io.read_archive(path)
+    return Fit(
+        energy=_energy(archive, energy),
+        history=archive.build("history", registry()),
+        reliable=archive.info["reliable"],
+        reasons=tuple(archive.info["reasons"]),
+        objective=_objective(archive),
+        num_steps=archive.info["num_steps"],
+        seconds=archive.info["seconds"],
+        time_limited=archive.info["time_limited"],
+    )
+
+
+def registry() -> dict[str, type]:
+    """The classes that a saved file may name: the concrete modules of energax itself."""
+    found: dict[str, type] = {}
+
+    def visit(cls: type) -> None:
+        for child in cls.__subclasses__():
+            visit(child)
+            if child.__module__.split(".")[0] == "energax" and not inspect.isabstract(child):
+                other = found.setdefault(child.__name__, child)
+                if other is not child and other.__module__ != child.__module__:
+                    raise RuntimeError(f"two classes of energax are called {child.__name__}")
+
+    visit(eqx.Module)
+    return found
+
+
+def _energy(archive: io.Archive, energy: AbstractEnergy | None) -> AbstractEnergy:
+    if energy is not None:
+        return archive.fill("energy", energy)
+    try:
+        return archive.build("energy", registry())
+    except io.UnknownTree as error:
+        raise ValueError(
+            f"{error}. Pass energy=: the energy that was trained, with any parameters"
+        ) from error
+
+
+def _objective(archive: io.Archive) -> AbstractObjective | None:
+    """The objective, or None where it is the user's own class."""
+    try:
+        return archive.build("objective", registry())
+    except io.UnknownTree:
+        return None
+
+
+# ---- checkpoints -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A run at one moment: all that its future depends on, and the record up to there.
+
+    `state` is any pytree of arrays; `settings` plain JSON data that a resumed run must agree with.
+    """
+
+    energy: AbstractEnergy
+    objective: AbstractObjective | None
+    state: Any
+    key: Any
+    history: History
+    settings: dict[str, Any]
+    step: int
+    seconds: float
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
+    """Adds a checkpoint to `folder` and drops all but the last `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    io.write_archive(
+        folder / f"step-{checkpoint.step:09d}.json",
+        {
+            "energy": checkpoint.energy,
+            "objective": checkpoint.objective,
+            "state": checkpoint.state,
+            "key": checkpoint.key,
+            "history": checkpoint.history,
+        },
+        registry=registry(),
+        info={
+            "kind": "checkpoint",
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "settings": plain(checkpoint.settings),
+        },
+    )
+    for old in checkpoint_paths(folder)[:-keep]:
+        io.remove_archive(old)
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step-*.json"))
+
+
+def newest_archive(folder: Path) -> io.Archive | None:
+    """The newest good checkpoint in a folder, None if there is none; a warning names damaged ones.
+
+    **Raises:** io.DamagedFile if all are damaged.
+    """
+    refused = []
+    for path in reversed(checkpoint_paths(folder)):
+        try:
+            good = io.read_archive(path)
+        except io.DamagedFile as error:
+            refused.append(str(error))
+            continue
+        if refused:
+            text = f"{'; '.join(refused)}; going on from {path.name}"
+            warnings.warn(text, DamagedCheckpoint, stacklevel=3)
+        return good
+    if refused:
+        raise io.DamagedFile(f"{folder} holds no good checkpoint: {'; '.join(refused)}")
+    return None
+
+
+def remove_checkpoints_after(folder: Path, step: int) -> None:
+    """Drops the checkpoints of later steps, which turned out to be on the way into trouble."""
+    for path in checkpoint_paths(folder):
+        if int(path.stem.removeprefix("step-")) > step:
+            io.remove_archive(path)
+
+
+def open_checkpoint(archive: io.Archive, energy: AbstractEnergy | None) -> Checkpoint:
+    """What an archive holds, but for the state, which `fill_state` reads into a template."""
+    return Checkpoint(
+        energy=_energy(archive, energy),
+        objective=_objective(archive),
+        state=None,
+        key=archive.build("key", registry()),
+        history=archive.build("history", registry()),
+        settings=archive.info["settings"],
+        step=archive.info["step"],
+        seconds=archive.info["seconds"],
+    )
+
+
+def fill_state(archive: io.Archive, template: Any) -> Any:
+    """The stored state in the structure of `template`, a fresh run's first state."""
+    try:
+        return archive.fill("state", template)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. A run goes on with the optimizer, the objective and the average= it had"
+        ) from error

@@ -1,0 +1,439 @@
+"""The one training loop: minibatches, an optimiser, checkpoints, and a stop on trouble."""
+
+import functools
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractColouredEnergy,
+    AbstractEnergy,
+    AbstractNormalised,
+    batched,
+    check_scalar,
+    partition_trainable,
+)
+from energax.energies.exponential_family import AbstractExponentialFamily
+from energax.objectives._base import AbstractObjective
+from energax.objectives.choose import default_objective
+from energax.objectives.likelihood import MaximumLikelihood
+from energax.random import as_key
+from energax.results import Verdict
+from energax.samplers.progress import Progress
+from energax.spaces import Point, num_rows
+from energax.training._base import (
+    Checkpoint,
+    DamagedCheckpoint,
+    Fit,
+    History,
+    checkpoint_paths,
+    fill_state,
+    newest_archive,
+    open_checkpoint,
+    remove_checkpoints_after,
+    write_checkpoint,
+)
+from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
+
+_CHECKPOINT_SECONDS = 30.0
+_VALIDATION_ROWS = 2000
+
+
+def fit(
+    energy: AbstractEnergy,
+    data: Any,
+    objective: AbstractObjective | None = None,
+    *,
+    key: Array,
+    optimizer: Any = None,
+    learning_rate: float | None = None,
+    num_steps: int | None = None,
+    num_epochs: int | None = None,
+    batch_size: int = 100,
+    average: float | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
+    resume: bool = False,
+    validation: Any = None,
+    progress: bool = False,
+    max_seconds: float | None = None,
+    callback: Callable[[int, dict[str, float]], Any] | None = None,
+) -> Fit:
+    """Trains the float arrays of `energy` on `data` and tells whether the training went well.
+
+    Every epoch goes through the rows in a new random order; rows that do not fill a last minibatch
+    wait for another epoch. Training stops where loss, gradient or update is not finite, or where
+    the gap between the energies of data and samples passes 1000 times (the largest energies of the
+    first 10 steps + 1 nat a site). It then returns the parameters from 10 to 19 steps before, with
+    `reliable=False` and a reason that names the cause and what to change.
+
+    **Arguments:**
+
+    - `data`: (rows, *event), a dict of arrays on a `Record`.
+    - `objective`: what to minimise; None takes `objectives.default_objective`, and fits exponential
+      families at once by matching moments.
+    - `optimizer`: any Optax transformation; None is Adam whose rate is `learning_rate` for the
+      first half of the steps and then falls to zero in a straight line. `learning_rate`: None is
+      0.01 for RBMs, Ising models and normalised families, 0.001 for networks and functions.
+    - `num_steps`, `num_epochs`: one of the two; neither is 2000 steps.
+    - `average`: decay of a running average of the parameters, such as 0.999; None keeps none.
+    - `checkpoint_dir`: a folder for checkpoints, one every `checkpoint_every` steps (None: every 30
+      seconds) and one at the end, of which the last `keep` stay. `resume=True` goes on from the
+      newest good one, if there is one, to the same end bit for bit.
+    - `validation`: held-out rows whose energies enter the history.
+    - `max_seconds`: stop after these. `callback(step, metrics)`: called every few steps.
+
+    **Raises:** ValueError or TypeError for data outside the space, an energy with nothing to train,
+    or arguments that do not go together. KeyboardInterrupt after a last checkpoint, on Ctrl-C.
+    """
+    key = as_key(key)
+    check_scalar(energy)
+    rows = energy.space.validate(data, batch=True, name="data")
+    if objective is None and optimizer is None and isinstance(energy, AbstractExponentialFamily):
+        return _match_moments(energy, rows)
+    objective = default_objective(energy, rows) if objective is None else objective
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(
+            "objective: expected one of energax.objectives, such as PersistentCD(), got "
+            f"{type(objective).__name__}"
+        )
+    batch_size = min(_whole("batch_size", batch_size), num_rows(rows))
+    num_steps = _number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
+    if checkpoint_every is not None:
+        _whole("checkpoint_every", checkpoint_every)
+    if average is not None and not 0 < average < 1:
+        raise ValueError(f"average: expected a decay between 0 and 1, got {average}")
+    rate = _rate(energy, optimizer, learning_rate)
+    settings = {
+        "num_steps": num_steps,
+        "learning_rate": rate,
+        "batch_size": batch_size,
+        "average": average,
+        "optimizer": "default" if optimizer is None else "given",
+        "log_every": -(-num_steps // 10_000),
+    }
+    folder = archive = None
+    record: tuple[History, ...] = ()
+    seconds = 0.0
+    if checkpoint_dir is not None:
+        folder = Path(checkpoint_dir)
+        settings["data_sha256"] = _digest(rows)
+        archive = _find_archive(folder, resume)
+    if archive is not None:
+        found = open_checkpoint(archive, energy)
+        _check_same_run(found, settings, objective, key, folder)
+        settings["log_every"] = found.settings["log_every"]
+        energy, record, seconds = found.energy, parts_of(found.history), found.seconds
+    plan, state = _start(energy, rows, objective, key, optimizer, rate, settings)
+    if archive is not None:
+        state = fill_state(archive, state)
+    run = Run(plan, state, record, seconds)
+
+    def save() -> None:
+        if folder is not None and run.saved_step != run.step:
+            checkpoint = Checkpoint(
+                run.energy, objective, run.moment.state, key, run.history(), settings, run.step,
+                run.seconds,
+            )  # fmt: skip
+            write_checkpoint(folder, checkpoint, keep=_whole("keep", keep))
+            run.saved_step, run.saved_at = run.step, time.monotonic()
+
+    watch = None if validation is None else _Watch(energy, rows, validation, num_steps)
+    reason, time_limited = None, False
+    try:
+        with Progress("training", progress) as bar:
+            while run.step < num_steps and not time_limited:
+                until = run.next_stop(num_steps, checkpoint_every, watch and watch.every)
+                last = run.advance(until)
+                if watch is not None and run.step % watch.every == 0:
+                    run.note(watch.look(run.energy, run.step))
+                due = run.saved_at + _CHECKPOINT_SECONDS < time.monotonic()
+                if run.step % checkpoint_every == 0 if checkpoint_every else due:
+                    save()
+                bar.update(run.step / num_steps, _shown(last))
+                if callback is not None:
+                    callback(run.step, last)
+                time_limited = max_seconds is not None and run.seconds - seconds >= max_seconds
+    except Trouble as trouble:
+        reason = run.go_back(trouble, rate)
+        if folder is not None:
+            remove_checkpoints_after(folder, run.step)
+    except KeyboardInterrupt:
+        save()
+        raise
+    save()
+    history = joined(run.moment.record)
+    verdict = Verdict((reason,) if reason else review(history))
+    verdict.warn("the training")
+    return Fit(
+        energy=run.averaged_energy,
+        history=history,
+        reliable=verdict.reliable,
+        reasons=verdict.reasons,
+        objective=objective,
+        num_steps=run.step,
+        seconds=run.seconds,
+        time_limited=time_limited and run.step < num_steps,
+    )
+
+
+def resume(
+    folder: str | Path,
+    energy: AbstractEnergy | None = None,
+    *,
+    data: Any,
+    objective: AbstractObjective | None = None,
+    optimizer: Any = None,
+    learning_rate: float | None = None,
+    num_steps: int | None = None,
+    **options: Any,
+) -> Fit:
+    """Goes on with an interrupted `fit` from the newest good checkpoint in `folder`.
+
+    With the same data it ends bit for bit where the uninterrupted run would have ended. Damaged
+    checkpoints are passed over with a warning.
+
+    **Arguments:** `energy`, `objective`, `optimizer`: needed again where they are the user's own
+    code, which no file keeps. `learning_rate`, `num_steps`: other values than the run had, for
+    another end. `options`: `checkpoint_every`, `keep`, `validation`, `progress`, `max_seconds` and
+    `callback` of `fit`, which are not kept.
+
+    **Raises:** FileNotFoundError without a checkpoint; io.DamagedFile if none is good; ValueError
+    for other data, or if something that no file keeps is missing.
+    """
+    folder = Path(folder)
+    archive = newest_archive(folder)
+    if archive is None:
+        raise FileNotFoundError(2, "there is no checkpoint to go on from", str(folder))
+    found = open_checkpoint(archive, energy)
+    settings = found.settings
+    objective = found.objective if objective is None else objective
+    for name, given, needed in (
+        ("objective", objective, True),
+        ("optimizer", optimizer, settings["optimizer"] == "given"),
+    ):
+        if given is None and needed:
+            raise ValueError(
+                f"{folder}: this run's {name} is your own code, which no file keeps: pass {name}="
+            )
+    if optimizer is None and learning_rate is None:
+        learning_rate = settings["learning_rate"]
+    with warnings.catch_warnings():  # damaged checkpoints were named above
+        warnings.simplefilter("ignore", DamagedCheckpoint)
+        return fit(
+            found.energy,
+            data,
+            objective,
+            key=found.key,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            num_steps=settings["num_steps"] if num_steps is None else num_steps,
+            batch_size=settings["batch_size"],
+            average=settings["average"],
+            checkpoint_dir=folder,
+            resume=True,
+            **options,
+        )
+
+
+# ---- what a run starts from ------------------------------------------------------------------
+
+
+def _start(
+    energy: AbstractEnergy,
+    rows: Point,
+    objective: AbstractObjective,
+    key: Array,
+    optimizer: Any,
+    rate: float | None,
+    settings: dict[str, Any],
+) -> tuple[Plan, TrainState]:
+    """The plan and the first state, of plain (not weakly typed) arrays."""
+    theta, fixed = partition_trainable(_as_strong(energy))
+    leaves = jax.tree.leaves(theta)
+    if not leaves:
+        raise ValueError(
+            "this energy has nothing to train: no float array outside its space and frozen parts; "
+            "put the parameters of a function in params= of from_log_density, or in a module"
+        )
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+        raise ValueError("this energy's parameters are not all finite: start from finite ones")
+    data = jax.tree.map(jnp.asarray, rows)
+    key_order, key_steps, key_init = jax.random.split(key, 3)
+    own, carry = objective.init(eqx.combine(theta, fixed), data, key=key_init)
+    parameters = (theta, own)
+    average = settings["average"]
+    if optimizer is None:
+        optimizer = _adam()
+
+    def number(value: float | None) -> Array | None:
+        return None if value is None else jnp.asarray(value, float)
+
+    plan = Plan(
+        fixed=fixed,
+        objective=_as_strong(objective),
+        data=data,
+        key_order=key_order,
+        key_steps=key_steps,
+        learning_rate=number(rate),
+        num_steps=number(settings["num_steps"]),  # type: ignore[arg-type]
+        decay=number(average),
+        batch_size=settings["batch_size"],
+        log_every=settings["log_every"],
+        optimizer=optimizer,
+    )
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        optimizer=optimizer.init(parameters),
+        average=None if average is None else theta,
+        carry=carry,
+        usual=jnp.zeros((), float),
+    )
+    return plan, _as_strong(state)
+
+
+def _as_strong(tree: PyTree) -> PyTree:
+    """Arrays of NumPy as JAX's, and no weak types: a resumed run must see the same program."""
+
+    def convert(leaf):
+        if isinstance(leaf, np.ndarray):
+            return jnp.asarray(leaf)
+        if eqx.is_array(leaf) and leaf.weak_type:
+            return jax.lax.convert_element_type(leaf, leaf.dtype)
+        return leaf
+
+    return jax.tree.map(convert, tree)
+
+
+@functools.cache
+def _adam() -> Any:
+    """Adam without its rate; one object for all runs, so that they share compiled steps."""
+    import optax
+
+    # A larger eps than usual: else rounding errors move what no data determine by whole steps.
+    return optax.scale_by_adam(eps=1e-6)
+
+
+def _rate(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -> float | None:
+    if optimizer is not None:
+        if learning_rate is not None:
+            raise ValueError("give optimizer= or learning_rate=, not both")
+        return None
+    if learning_rate is None:
+        structured = AbstractBipartiteEnergy, AbstractColouredEnergy, AbstractNormalised
+        return 0.01 if isinstance(energy, structured) else 0.001
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
+    return float(learning_rate)
+
+
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+    return int(value)
+
+
+def _number_of_steps(num_steps: int | None, num_epochs: int | None, an_epoch: int) -> int:
+    if num_steps is not None and num_epochs is not None:
+        raise ValueError("give num_steps= or num_epochs=, not both")
+    if num_epochs is not None:
+        return _whole("num_epochs", num_epochs) * an_epoch
+    return 2000 if num_steps is None else _whole("num_steps", num_steps)
+
+
+def _digest(rows: Point) -> str:
+    """SHA-256 of the rows with their shapes and dtypes."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(rows):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _find_archive(folder: Path, resume: bool) -> Any:
+    """The checkpoint to go on from, None to start afresh."""
+    if resume:
+        return newest_archive(folder)
+    if checkpoint_paths(folder):
+        raise ValueError(
+            f"{folder} holds the checkpoints of a run already: go on with it by resume=True, or "
+            "choose another folder"
+        )
+    return None
+
+
+def _check_same_run(
+    found: Checkpoint,
+    settings: dict[str, Any],
+    objective: AbstractObjective,
+    key: Array,
+    folder: Path | None,
+) -> None:
+    """Raises ValueError unless the checkpoint is of the run that was asked for."""
+    had, now = found.settings, settings
+    names = "batch_size", "average", "optimizer", "data_sha256"
+    different = [
+        f"{name}={had[name]!r}, not {now[name]!r}" for name in names if had[name] != now[name]
+    ]
+    if found.objective is not None and not bool(eqx.tree_equal(found.objective, objective)):
+        different.append(f"the objective {found.objective}, not {objective}")
+    if not bool(eqx.tree_equal(found.key, key)):
+        different.append("another key")
+    if different:
+        raise ValueError(
+            f"{folder} holds a run with {'; '.join(different)}: go on with the same, or start in "
+            "another folder"
+        )
+
+
+# ---- beside the steps ------------------------------------------------------------------------
+
+
+class _Watch:
+    """Mean energies of held-out rows and of as many training rows, fifty times a run."""
+
+    def __init__(self, energy: AbstractEnergy, rows: Point, validation: Any, num_steps: int):
+        held = energy.space.validate(validation, batch=True, name="validation")
+        num = min(num_rows(held), num_rows(rows), _VALIDATION_ROWS)
+        self.held, self.seen = (
+            jax.tree.map(lambda a: jnp.asarray(a[:num]), part) for part in (held, rows)
+        )
+        self.every = max(1, num_steps // 50)
+
+    def look(self, energy: AbstractEnergy, step: int) -> History:
+        held, seen = float(_mean_energy(energy, self.held)), float(_mean_energy(energy, self.seen))
+        values = {"step": step, "energy": held, "gap": held - seen}
+        return {f"validation_{name}": np.asarray([float(v)]) for name, v in values.items()}
+
+
+@eqx.filter_jit
+def _mean_energy(energy: AbstractEnergy, x: Point) -> Float[Array, ""]:
+    return -jnp.mean(batched(energy, x))
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    names = [name for name in ("loss", "gap", "acceptance") if name in metrics]
+    return " ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+def _match_moments(energy: AbstractExponentialFamily, rows: Any) -> Fit:
+    """Maximum likelihood of an exponential family in one step."""
+    began = time.monotonic()
+    fitted = type(energy).fit_moments(rows, energy.space)
+    loss = -float(jnp.mean(jax.vmap(fitted.log_prob)(rows)))
+    history = {"step": np.zeros(1), "loss": np.asarray([loss])}
+    return Fit(fitted, history, True, (), MaximumLikelihood(), 1, time.monotonic() - began)
