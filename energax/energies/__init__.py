@@ -14,6 +14,9 @@ from energax.energies.exponential_family import Normal as Normal
 from energax.energies.exponential_family import Poisson as Poisson
 from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
+from energax.energies.lattice import Ising as Ising
+from energax.energies.neural import MLP as MLP
+from energax.energies.neural import ConvNet as ConvNet
 from energax.energies.reference import BoxReference as BoxReference
 from energax.energies.reference import Gaussian as Gaussian
 from energax.energies.reference import IndependentBernoulli as IndependentBernoulli

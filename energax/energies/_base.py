@@ -356,6 +356,9 @@ class FrozenEnergy(AbstractEnergy):
     def __call__(self, x):
         return _without_gradient(self.energy)(x)
 
+    def with_space(self, space):
+        return FrozenEnergy(self.energy.with_space(space))
+
 
 def _without_gradient(module):
     arrays, rest = eqx.partition(module, eqx.is_inexact_array)

@@ -1,0 +1,245 @@
+"""Neural networks as energies: E(x) = network(x) + E_base(x).
+
+Weights are plain arrays and the activation is a name, so that a network is saved without pickle.
+LeCun et al. 2006, "A tutorial on energy-based learning"; on unbounded spaces the base keeps Z
+finite, as the reference q in p = q exp(f)/Z of Xie et al. 2016, "A theory of generative ConvNet".
+"""
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from energax.energies._base import AbstractEnergy, FrozenEnergy, frozen
+from energax.spaces import AbstractArraySpace, AbstractSpace, Box, Categorical, Count, Real
+
+# All grow at most linearly, so that a quadratic base term keeps Z finite whatever the weights are.
+_ACTIVATIONS = {
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "tanh": jnp.tanh,
+}
+
+
+class MLP(AbstractEnergy):
+    """E(x) = w·h_depth + E_base(x), h_l = activation(h_{l−1} W_l + b_l), h_0 = x as a flat vector.
+
+    Categorical sites enter one-hot. Weights start as N(0, 1/fan-in) (LeCun et al. 1998, section
+    4.6), biases at 0; an output bias would only shift E.
+
+    **Arguments:** `depth`: hidden layers, at least 1, of `width_size` units. `activation`: a name:
+    elu, gelu, leaky_relu, relu, silu, softplus or tanh. `base`: an energy that is added and not
+    trained; "wide" adds ½Σ(x/10)² on unbounded coordinates (100 on `Count`) and nothing elsewhere,
+    which suits data of about unit scale; None adds nothing, and then Z may be infinite.
+
+    **Raises:** TypeError on a `Record` (concatenate its parts into one array), ValueError for an
+    unknown activation or a depth or width below 1.
+    """
+
+    weights: tuple[Float[Array, "_ width"], ...]
+    biases: tuple[Float[Array, " width"], ...]
+    readout: Float[Array, " width"]
+    base: FrozenEnergy | None
+    space: AbstractArraySpace
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        space: AbstractArraySpace,
+        width_size: int = 128,
+        depth: int = 2,
+        activation: str = "silu",
+        *,
+        key: Key[Array, ""],
+        base: AbstractEnergy | Literal["wide"] | None = "wide",
+    ):
+        self.space = _as_array_space(space, "MLP")
+        self.activation = _as_activation(activation)
+        if depth < 1 or width_size < 1:
+            raise ValueError(
+                f"MLP: expected depth and width_size of at least 1, got {depth} and {width_size}"
+            )
+        sizes = [_inputs(space, space.example()).size] + [width_size] * depth
+        *keys, last = jax.random.split(key, depth + 1)
+        self.weights = tuple(
+            _normal(k, shape, shape[0]) for k, shape in zip(keys, pairwise(sizes), strict=True)
+        )
+        self.biases = tuple(jnp.zeros(width_size) for _ in range(depth))
+        self.readout = _normal(last, (width_size,), width_size)
+        self.base = _as_base(base, space)
+
+    def __call__(self, x):
+        h = _inputs(self.space, x).reshape(-1)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            h = _ACTIVATIONS[self.activation](h @ weight + bias)
+        network = h @ self.readout
+        return network if self.base is None else network + self.base(x)
+
+
+class ConvNet(AbstractEnergy):
+    """E(x) = Σ_positions w·h + E_base(x): convolutions with 2×2 average pooling between them.
+
+    Images are (height, width) or (height, width, channels); categorical pixels enter one-hot as
+    channels. The weights fix no size: `with_space` reads the same network on larger or smaller
+    images. Weights start as N(0, 1/fan-in) (LeCun et al. 1998, section 4.6).
+
+    **Arguments:** `channels`: of each layer; the image is halved between layers. `kernel_size`:
+    pixels a side. `pooling`: over the last layer's positions, "sum" (E grows with the image, so
+    that local statistics keep when the size changes) or "mean". `activation`, `base`: as in `MLP`.
+
+    **Raises:** TypeError on a `Record`, ValueError where the space holds no images, for an unknown
+    activation or pooling, or no layers.
+    """
+
+    kernels: tuple[Float[Array, "side side _ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
+    readout: Float[Array, " _"]
+    base: FrozenEnergy | None
+    space: AbstractArraySpace
+    activation: str = eqx.field(static=True)
+    pooling: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        space: AbstractArraySpace,
+        channels: tuple[int, ...] = (32, 64, 64),
+        kernel_size: int = 3,
+        activation: str = "silu",
+        pooling: Literal["sum", "mean"] = "sum",
+        *,
+        key: Key[Array, ""],
+        base: AbstractEnergy | Literal["wide"] | None = "wide",
+    ):
+        self.space = _as_array_space(space, "ConvNet")
+        self.activation = _as_activation(activation)
+        if pooling not in ("sum", "mean"):
+            raise ValueError(f"ConvNet: expected pooling 'sum' or 'mean', got {pooling!r}")
+        if not channels or min(channels) < 1 or kernel_size < 1:
+            raise ValueError(
+                "ConvNet: expected at least one layer of at least one channel and a kernel_size of "
+                f"at least 1, got channels={channels}, kernel_size={kernel_size}"
+            )
+        self.pooling = pooling
+        sizes = [_image(space, space.example()).shape[-1], *channels]
+        *keys, last = jax.random.split(key, len(channels) + 1)
+        self.kernels = tuple(
+            _normal(k, (kernel_size, kernel_size, *sizes[i : i + 2]), kernel_size**2 * sizes[i])
+            for i, k in enumerate(keys)
+        )
+        self.biases = tuple(jnp.zeros(n) for n in channels)
+        self.readout = _normal(last, (channels[-1],), channels[-1])
+        if pooling == "sum":  # E starts of order 1 at the size that the net is made for
+            height, width = space.shape[:2]
+            halvings = 2 ** (len(channels) - 1)
+            self.readout = self.readout / (-(-height // halvings) * -(-width // halvings))
+        self.base = _as_base(base, space)
+
+    def __call__(self, x):
+        h = _image(self.space, x)
+        for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            h = _halve(h) if layer else h
+            h = jax.lax.conv_general_dilated(
+                h[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )[0]
+            h = _ACTIVATIONS[self.activation](h + bias)
+        pooled = jnp.sum(h, (0, 1)) if self.pooling == "sum" else jnp.mean(h, (0, 1))
+        network = pooled @ self.readout
+        return network if self.base is None else network + self.base(x)
+
+    def with_space(self, space: AbstractSpace) -> "ConvNet":
+        space = _as_array_space(space, "ConvNet")
+        wanted, found = self.kernels[0].shape[2], _image(space, space.example()).shape[-1]
+        if found != wanted:
+            raise ValueError(
+                f"ConvNet: this one reads images of {wanted} channel(s), got {found} on {space}"
+            )
+        base = None if self.base is None else self.base.with_space(space)
+        return eqx.tree_at(
+            lambda e: (e.space, e.base), self, (space, base), is_leaf=lambda node: node is None
+        )
+
+
+class _Confinement(AbstractEnergy):
+    """½ Σ ((x − c)/width)² over the unbounded coordinates, c their finite end or 0."""
+
+    space: AbstractArraySpace
+    width: Float[Array, ""]
+
+    def __call__(self, x):
+        if isinstance(self.space, Box):
+            low, high = self.space.low, self.space.high
+            centre = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 0.0))
+            bounded = jnp.isfinite(low) & jnp.isfinite(high)
+            x = jnp.where(bounded, 0.0, x - centre)
+        return 0.5 * jnp.sum((x / self.width) ** 2)
+
+
+def _is_bounded(space: AbstractArraySpace) -> bool:
+    if isinstance(space, Box):
+        return bool(jnp.all(jnp.isfinite(space.low) & jnp.isfinite(space.high)))
+    return not isinstance(space, (Real, Count))
+
+
+def _as_base(base: Any, space: AbstractArraySpace) -> FrozenEnergy | None:
+    if isinstance(base, str) and base == "wide":
+        if _is_bounded(space):
+            return None
+        width = 100.0 if isinstance(space, Count) else 10.0
+        return frozen(_Confinement(space, jnp.asarray(width)))
+    if base is None:
+        return None
+    if not isinstance(base, AbstractEnergy) or base.space.shape != space.shape:
+        got = f"one on {base.space}" if isinstance(base, AbstractEnergy) else repr(base)
+        raise ValueError(f"base: expected 'wide', None or an energy on {space}, got {got}")
+    return frozen(base)
+
+
+def _as_array_space(space: Any, who: str) -> AbstractArraySpace:
+    if isinstance(space, AbstractArraySpace):
+        return space
+    raise TypeError(
+        f"{who} reads one array a point, got {space}. Concatenate the parts of a Record into one "
+        "array on one space, such as Real((n,)), or write f(x) of the dict with "
+        "energax.from_log_density"
+    )
+
+
+def _as_activation(name: str) -> str:
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {sorted(_ACTIVATIONS)}, got {name!r}")
+    return name
+
+
+def _normal(key, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
+    return jax.random.normal(key, shape) / jnp.sqrt(fan_in)
+
+
+def _inputs(space: AbstractArraySpace, x) -> Float[Array, "..."]:
+    """x as floats, categories one-hot along a new last axis."""
+    if isinstance(space, Categorical) and space.encoding == "index":
+        return jax.nn.one_hot(x, space.num_values, dtype=float)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+
+
+def _image(space: AbstractArraySpace, x) -> Float[Array, "height width channels"]:
+    image = _inputs(space, x)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3:
+        raise ValueError(
+            "ConvNet: expected images, a space of shape (height, width) or (height, width, "
+            f"channels), got {space}; use MLP for vectors"
+        )
+    return image
+
+
+def _halve(h: Float[Array, "height width c"]) -> Float[Array, "_ _ c"]:
+    """Means of 2×2 blocks; an odd side's last row counts twice."""
+    h = jnp.pad(h, ((0, h.shape[0] % 2), (0, h.shape[1] % 2), (0, 0)), mode="edge")
+    return h.reshape(h.shape[0] // 2, 2, h.shape[1] // 2, 2, h.shape[2]).mean((1, 3))
