@@ -56,4 +56,4 @@ def poisson(key: Key[Array, ""], rate, shape: tuple[int, ...]) -> Int[Array, "..
     """
     bits = jax.random.bits(key, (2,), jnp.uint32)
     threefry = jax.random.wrap_key_data(bits, impl="threefry2x32")
-    return jax.random.poisson(threefry, jnp.broadcast_to(rate, shape), shape)
+    return jax.random.poisson(threefry, jnp.broadcast_to(rate, shape), shape, jnp.int32)
