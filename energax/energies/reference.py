@@ -39,7 +39,7 @@ def _parameter(value: Any, shape: tuple[int, ...], name: str, *, positive: bool 
     try:
         array = jnp.broadcast_to(array, shape)
     except ValueError as error:
-        raise ValueError(f"{name}: expected shape {shape}, got {jnp.shape(value)}") from error
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}") from error
     if not isinstance(array, Tracer):
         wrong = ~np.isfinite(array) | (positive & (np.asarray(array) <= 0))
         if wrong.any():
@@ -72,7 +72,7 @@ class Gaussian(AbstractNormalised):
     scale: Float[Array, "..."] | None
     cholesky: Float[Array, "n n"] | None
 
-    def __init__(self, space: Real, mean: Any = 0.0, scale: Any = None, *, cholesky: Any = None):
+    def __init__(self, space: Any, mean: Any = 0.0, scale: Any = None, *, cholesky: Any = None):
         self.space = _space(space, (Real,), "Gaussian")
         self.mean = _parameter(mean, space.shape, "mean")
         self.scale = self.cholesky = None
@@ -132,7 +132,7 @@ class BoxReference(AbstractNormalised):
     uniform_share: Float[Array, "..."]
 
     def __init__(
-        self, space: Box, location: Any = None, scale: Any = 1.0, uniform_share: Any = 1.0
+        self, space: Any, location: Any = None, scale: Any = 1.0, uniform_share: Any = 1.0
     ):
         self.space = _space(space, (Box,), "BoxReference")
         if location is None:
@@ -209,7 +209,7 @@ class IndependentBernoulli(AbstractBernoulli):
     space: Binary | Spin
     logits: Float[Array, "..."]
 
-    def __init__(self, space: Binary | Spin, logits: Any = 0.0):
+    def __init__(self, space: Any, logits: Any = 0.0):
         self.space = _space(space, (Binary, Spin), "IndependentBernoulli")
         self.logits = _parameter(logits, space.shape, "logits")
 
@@ -238,7 +238,7 @@ class IndependentCategorical(AbstractNormalised):
     space: Categorical | Ordinal
     logits: Float[Array, "... k"]
 
-    def __init__(self, space: Categorical | Ordinal, logits: Any = 0.0):
+    def __init__(self, space: Any, logits: Any = 0.0):
         self.space = _space(space, (Categorical, Ordinal), "IndependentCategorical")
         sites = space.shape if isinstance(space, Ordinal) else space.sites
         self.logits = _parameter(logits, (*sites, space.num_values), "logits")
@@ -273,7 +273,7 @@ class NegativeBinomial(AbstractNormalised):
     mean: Float[Array, "..."]
     dispersion: Float[Array, "..."]
 
-    def __init__(self, space: Count, mean: Any = 10.0, dispersion: Any = 1.0):
+    def __init__(self, space: Any, mean: Any = 10.0, dispersion: Any = 1.0):
         self.space = _space(space, (Count,), "NegativeBinomial")
         self.mean = _parameter(mean, space.shape, "mean", positive=True)
         self.dispersion = _parameter(dispersion, space.shape, "dispersion", positive=True)
@@ -309,7 +309,7 @@ class RecordReference(AbstractNormalised):
     space: Record
     parts: dict[str, AbstractNormalised]
 
-    def __init__(self, space: Record, parts: dict[str, AbstractNormalised]):
+    def __init__(self, space: Any, parts: dict[str, AbstractNormalised]):
         self.space = _space(space, (Record,), "RecordReference")
         if set(parts) != set(space.parts):
             raise ValueError(f"parts: expected {sorted(space.parts)}, got {sorted(parts)}")
@@ -387,9 +387,11 @@ def fitted_base(
             for name, part in space.parts.items()
         }
         return RecordReference(space, fits)
-    array = np.asarray(x)
-    array = array.reshape(-1, *space.shape) if array.shape[1:] != space.shape else array
-    rows = space.validate(array, batch=True, name="x")
+    shape = np.shape(x)
+    leading = len(shape) - len(space.shape)
+    if leading > 1 and shape[leading:] == space.shape:  # chains and draws
+        x = np.reshape(x, (-1, *space.shape))
+    rows = space.validate(x, batch=True, name="x")
     share = max(smoothing, 1 / (len(rows) + 1))
     widen = 1 + 5 * smoothing
     if isinstance(space, Real):
@@ -414,7 +416,7 @@ def fitted_base(
     raise TypeError(f"no default base for {space}: give an AbstractNormalised on it as base=")
 
 
-def _floored(sd: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _floored(sd: Any, mean: Any) -> Any:
     """`sd` kept off 0: at least 1 % of the typical one and what float32 resolves around `mean`."""
     typical = float(np.sqrt(np.mean(sd**2))) or 1.0
     return np.maximum(sd, np.maximum(0.01 * typical, 1e-6 * np.abs(mean)))

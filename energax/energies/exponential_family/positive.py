@@ -173,7 +173,7 @@ def _log(x):
     return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
-def _polygamma(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _polygamma(x: Any) -> tuple[Any, Any]:
     """ψ(x) and ψ′(x) for x > 0 in float64: recurrence to x + 10, then the asymptotic series
     (Abramowitz & Stegun 1964, 6.3.18 and 6.4.12)."""
     steps = x + np.arange(10).reshape(-1, *[1] * np.ndim(x))
@@ -184,7 +184,7 @@ def _polygamma(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return digamma - (1 / steps).sum(0), trigamma + (1 / steps**2).sum(0)
 
 
-def _solve_gamma(gap: np.ndarray) -> np.ndarray:
+def _solve_gamma(gap: Any) -> Any:
     """a with log a − ψ(a) = gap, by Newton steps in 1/a (Minka 2002, "Estimating a gamma
     distribution", eq. 11)."""
     a = (3 - gap + np.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)
