@@ -1,0 +1,13 @@
+"""Answer a user's question: ratios, likelihoods, anomalies, cleaning, filling in, features."""
+
+from energax.tasks._base import Restored as Restored
+from energax.tasks.anomaly import AnomalyScores as AnomalyScores
+from energax.tasks.anomaly import anomaly_scores as anomaly_scores
+from energax.tasks.denoise import BitFlip as BitFlip
+from energax.tasks.denoise import Denoised as Denoised
+from energax.tasks.denoise import GaussianNoise as GaussianNoise
+from energax.tasks.denoise import denoise as denoise
+from energax.tasks.features import features as features
+from energax.tasks.impute import impute as impute
+from energax.tasks.likelihood import score_samples as score_samples
+from energax.tasks.ratio import log_ratio as log_ratio

@@ -1,0 +1,273 @@
+"""From a data file to a training run: what `energax fit` and `energax resume` agree on.
+
+A run is a function of its `Settings` and the rows of the data file, so `resume` rebuilds exactly
+what `fit` had: the same split, the same first weights, the same keys.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from energax import energies, io, objectives, random, spaces, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run; stored as run.json beside it."""
+
+    data: str
+    array: str | None
+    sha256: str
+    space: str
+    model: str
+    objective: str
+    hidden: int
+    num_steps: int
+    batch_size: int
+    learning_rate: float | None
+    test_fraction: float
+    checkpoint_every: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked run, ready to train."""
+
+    settings: Settings
+    space: spaces.AbstractArraySpace
+    energy: energies.AbstractEnergy
+    objective: Any
+    train_rows: np.ndarray
+    test_rows: np.ndarray
+
+    def train(self, out: Path, *, progress: bool) -> training.Fit:
+        """Trains, or goes on from the newest good checkpoint in `out`; saves the result there."""
+        settings = self.settings
+        result = training.fit(
+            self.energy,
+            self.train_rows,
+            self.objective,
+            key=random.key(settings.seed),
+            num_steps=settings.num_steps,
+            batch_size=min(settings.batch_size, len(self.train_rows)),
+            learning_rate=settings.learning_rate,
+            checkpoint_dir=out / "checkpoints",
+            checkpoint_every=settings.checkpoint_every,
+            resume=True,
+            progress=progress,
+        )
+        result.save(out)
+        return result
+
+
+def prepare(settings: Settings, rows: np.ndarray) -> Job:
+    """Checks settings against rows and builds the untrained model.
+
+    **Raises:** ValueError that names the option or the rows at fault.
+    """
+    space = parse_space(settings.space, rows)
+    rows = as_points(space, rows)
+    settings = dataclasses.replace(settings, space=space_name(space))
+    train_rows, test_rows = split(rows, settings)
+    key = jax.random.fold_in(random.key(settings.seed), 1)
+    energy = build_model(settings.model, space, train_rows, settings.hidden, key=key)
+    objective = parse_objective(settings.objective)
+    return Job(settings, space, energy, objective, train_rows, test_rows)
+
+
+def split(rows: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(train, held out): a seeded permutation, the first `test_fraction` held out."""
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    num_test = round(settings.test_fraction * len(rows))
+    if len(rows) - num_test < 2:
+        raise ValueError(
+            f"{len(rows)} row(s) with --test-fraction {settings.test_fraction} leave "
+            f"{len(rows) - num_test} to train on: at least 2 are needed"
+        )
+    return rows[np.sort(order[num_test:])], rows[np.sort(order[:num_test])]
+
+
+def split_rows(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The (train, held out) rows of a finished run, read again from its data file.
+
+    **Raises:** ValueError if the file is gone or has changed since.
+    """
+    told = Settings(**settings)
+    path = Path(told.data)
+    if not path.is_file() or io.file_digest(path) != told.sha256:
+        raise ValueError(f"{path}: the run's data file is gone or has changed since `fit`")
+    rows = io.read_data(path, array=told.array)
+    return split(as_points(parse_space(told.space, rows), rows), told)
+
+
+def held_out_rows(settings: dict[str, Any]) -> np.ndarray:
+    """The rows that training never saw; ValueError if there are none."""
+    held_out = split_rows(settings)[1]
+    if len(held_out) == 0:
+        raise ValueError("p-values need held-out rows: fit with --test-fraction above 0")
+    return held_out
+
+
+# ---- words on the command line to spaces, models and objectives ------------------------------
+
+_SPACES = "real, box:LOW:HIGH, binary, spin, categorical:K, ordinal:K or count"
+
+
+def parse_space(text: str, rows: np.ndarray) -> spaces.AbstractArraySpace:
+    """The space that `text` names, on rows of this shape; "auto" reads it off the values."""
+    if rows.ndim < 2:
+        raise ValueError(f"expected rows of columns, got an array of shape {rows.shape}")
+    kind, *numbers = (_guess_space(rows) if text == "auto" else text).split(":")
+    shape = rows.shape[1:]
+    plain: dict[str, Callable[..., spaces.AbstractArraySpace]] = {
+        "real": spaces.Real,
+        "binary": spaces.Binary,
+        "spin": spaces.Spin,
+        "count": spaces.Count,
+    }
+    try:
+        if kind in plain and not numbers:
+            return plain[kind](shape)
+        if kind == "box" and len(numbers) == 2:
+            return spaces.Box(float(numbers[0]), float(numbers[1]), shape)
+        if kind == "categorical" and len(numbers) == 1:
+            return spaces.Categorical(shape, int(numbers[0]), "onehot")
+        if kind == "ordinal" and len(numbers) == 1:
+            return spaces.Ordinal(shape, int(numbers[0]))
+    except ValueError as error:
+        raise ValueError(f"--space {text}: {error}") from error
+    raise ValueError(f"--space {text}: expected auto, {_SPACES}")
+
+
+def space_name(space: spaces.AbstractArraySpace) -> str:
+    """The word for `space` that `parse_space` reads back."""
+    match space:
+        case spaces.Box():
+            low, high = np.unique(np.asarray(space.low)), np.unique(np.asarray(space.high))
+            return f"box:{low[0]!r}:{high[0]!r}".replace("np.float32(", "").replace(")", "")
+        case spaces.Categorical() | spaces.Ordinal():
+            return f"{type(space).__name__.lower()}:{space.num_values}"
+        case _:
+            return type(space).__name__.lower()
+
+
+def _guess_space(rows: np.ndarray) -> str:
+    values = np.asarray(rows, float)
+    if np.all((values == 0) | (values == 1)):
+        return "binary"
+    if np.all(np.abs(values) == 1):
+        return "spin"
+    if np.all(np.isfinite(values)) and np.all((values == np.round(values)) & (values >= 0)):
+        most = int(values.max())
+        raise ValueError(
+            f"the data are whole numbers from 0 to {most}: say what they are by --space count, "
+            f"--space ordinal:{most + 1}, --space categorical:{most + 1} or --space real"
+        )
+    return "real"
+
+
+def as_points(space: spaces.AbstractArraySpace, rows: np.ndarray) -> np.ndarray:
+    """Validated rows in the encoding of `space`; categories are given as whole numbers."""
+    if isinstance(space, spaces.Categorical) and space.encoding == "onehot":
+        index = spaces.Categorical(space.sites, space.num_values).validate(
+            rows, batch=True, name="data"
+        )
+        return np.asarray(space.encode(index))
+    return space.validate(rows, batch=True, name="data")
+
+
+_DEFAULT_MODELS = {
+    spaces.Binary: "rbm",
+    spaces.Spin: "ising",
+    spaces.Count: "independent",
+}
+
+
+def build_model(
+    name: str, space: spaces.AbstractArraySpace, rows: np.ndarray, hidden: int, *, key
+) -> energies.AbstractEnergy:
+    """The untrained model that `name` names, started from the moments of `rows`."""
+    if name == "auto":
+        name = _DEFAULT_MODELS.get(type(space), "mlp")
+    flat = len(space.shape) == 1
+    match name:
+        case "rbm" if isinstance(space, spaces.Binary) and flat:
+            return energies.BernoulliRBM.random(space.num_sites, hidden, key=key, data=rows)
+        case "rbm":
+            raise ValueError(f"--model rbm wants binary rows of columns, got {space}")
+        case "ising" if isinstance(space, spaces.Spin) and flat:
+            first, second = np.triu_indices(space.num_sites, 1)
+            return energies.Ising(
+                edges=np.stack([first, second], 1),
+                couplings=np.zeros(len(first)),
+                fields=np.arctanh(np.clip(rows.mean(0), -0.98, 0.98)),
+                num_sites=space.num_sites,
+            )
+        case "ising":
+            raise ValueError(f"--model ising wants rows of -1 and +1, got {space}")
+        case "mlp":
+            base = None if space.num_states else energies.fitted_base(space, rows)
+            return energies.MLP(space, hidden, key=key, base=base)
+        case "conv" if len(space.shape) in (2, 3) and not isinstance(space, spaces.Categorical):
+            base = None if space.num_states else energies.fitted_base(space, rows)
+            return energies.ConvNet(space, key=key, base=base)
+        case "conv":
+            raise ValueError(f"--model conv wants images (rows, height, width), got {space}")
+        case "independent":
+            return _independent_family(space).fit_moments(rows, space)
+        case "gaussian" if isinstance(space, spaces.Real) and flat:
+            return energies.MultivariateNormal.fit_moments(rows)
+        case "gaussian":
+            raise ValueError(f"--model gaussian wants rows of real numbers, got {space}")
+    raise ValueError(
+        f"--model {name}: expected auto, rbm, ising, mlp, conv, independent or gaussian"
+    )
+
+
+def _independent_family(space: spaces.AbstractArraySpace) -> Any:
+    """The exponential family of independent sites on `space`."""
+    match space:
+        case spaces.Binary():
+            return energies.Bernoulli
+        case spaces.Categorical():
+            return energies.CategoricalFamily
+        case spaces.Count():
+            return energies.Poisson
+        case spaces.Real():
+            return energies.Normal
+        case spaces.Box():
+            low, high = np.asarray(space.low), np.asarray(space.high)
+            if np.all(low == 0) and np.all(high == np.inf):
+                return energies.Gamma
+            if np.all(low == 0) and np.all(high == 1):
+                return energies.Beta
+    raise ValueError(
+        f"--model independent knows binary, categorical, count, real, box:0:inf and box:0:1, "
+        f"got {space}"
+    )
+
+
+def parse_objective(text: str) -> Any:
+    """The objective that `text` names, None for the default of the energy."""
+    kind, _, count = text.partition(":")
+    try:
+        num_steps = int(count) if count else 1
+    except ValueError as error:
+        raise ValueError(f"--objective {text}: expected a whole number after the colon") from error
+    if num_steps < 1:
+        raise ValueError(f"--objective {text}: expected at least one step")
+    match kind:
+        case "auto" | "moments":
+            return None
+        case "likelihood":
+            return objectives.MaximumLikelihood()
+        case "cd":
+            return objectives.ContrastiveDivergence(num_steps=num_steps)
+        case "pcd":
+            return objectives.PersistentCD(num_steps=num_steps)
+    raise ValueError(f"--objective {text}: expected auto, likelihood, cd:K, pcd:K or moments")

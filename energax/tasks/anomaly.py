@@ -1,0 +1,78 @@
+"""Which rows are odd? Energies as scores, with p-values calibrated on held-out rows.
+
+Conformal p-values (Vovk et al. 2005; Bates et al. 2023, arXiv:2104.08279): under exchangeability
+P(p ≤ α) ≤ α for any energy whatever, good or bad.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from energax.energies._base import AbstractEnergy
+from energax.results import Verdict
+from energax.spaces import Point
+from energax.tasks._base import log_density_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class AnomalyScores:
+    """How odd each row is.
+
+    - `scores`: E(x), (rows,), higher is odder; `p_values`: (rows,).
+    - `threshold`: the score above which a row is called an anomaly at `false_alarm_rate`;
+      `is_anomaly`: (rows,).
+    - `smallest_p`: the smallest p-value that so many held-out rows can give.
+    """
+
+    scores: np.ndarray
+    p_values: np.ndarray
+    threshold: float
+    is_anomaly: np.ndarray
+    false_alarm_rate: float
+    smallest_p: float
+    reliable: bool
+    reasons: tuple[str, ...]
+
+
+def anomaly_scores(
+    energy: AbstractEnergy, X: Point, *, held_out: Point, false_alarm_rate: float = 0.05
+) -> AnomalyScores:
+    """Scores E(x) and conformal p-values p = (1 + #{held-out scores ≥ score}) / (n + 1).
+
+    **Arguments:** `X`: rows to judge. `held_out`: n normal rows that training never saw.
+    `false_alarm_rate`: share α of normal rows that may be called anomalies; the threshold is the
+    ⌈(n + 1)(1 − α)⌉-th smallest held-out score, and a row is an anomaly if it lies above.
+
+    **Raises:** ValueError if α is not between 0 and 1, or rows lie outside the space.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate: expected between 0 and 1, got {false_alarm_rate}")
+    scores = -log_density_rows(energy, X, "X")[0]
+    calibration = np.sort(-log_density_rows(energy, held_out, "held_out")[0])
+    n = len(calibration)
+    at_least = n - np.searchsorted(calibration, scores, side="left")
+    p_values = (1 + at_least) / (n + 1)
+    rank = math.ceil((n + 1) * (1 - false_alarm_rate))
+    threshold = float(calibration[rank - 1]) if rank <= n else math.inf
+    smallest = 1 / (n + 1)
+    verdict = Verdict.of(
+        [
+            (
+                smallest <= false_alarm_rate,
+                f"{n} held-out rows cannot give a p-value below {smallest:.3g}: a false-alarm rate "
+                f"of {false_alarm_rate:g} needs at least {math.ceil(1 / false_alarm_rate) - 1}",
+            )
+        ]
+    )
+    verdict.warn("the anomaly threshold")
+    return AnomalyScores(
+        scores=scores,
+        p_values=p_values,
+        threshold=threshold,
+        is_anomaly=scores > threshold,
+        false_alarm_rate=false_alarm_rate,
+        smallest_p=smallest,
+        reliable=verdict.reliable,
+        reasons=verdict.reasons,
+    )

@@ -1,0 +1,109 @@
+"""Fill what is missing: sample p(missing | observed) for every row."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from energax.energies._base import AbstractEnergy, AbstractTiltable, check_scalar
+from energax.energies.reference import default_base
+from energax.random import as_key
+from energax.spaces import (
+    AbstractArraySpace,
+    AbstractSpace,
+    Binary,
+    Categorical,
+    Point,
+    Record,
+    Spin,
+)
+from energax.tasks._base import NUM_CHAINS, Restored, sample_posteriors
+
+_PIN = 100.0
+"""Log-odds that hold an observed site of a tilted model: it moves with probability e⁻¹⁰⁰."""
+
+
+class Clamped(AbstractEnergy):
+    """p(missing | observed) on the whole space: observed sites follow the base and do not matter.
+
+    E(x) = E(observed sites from `point`, others from x) + E_base(x at observed sites)
+    """
+
+    energy: AbstractEnergy
+    base: AbstractEnergy
+    point: Point
+    missing: Any
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        whole = jax.tree.map(jnp.where, self.missing, x, self.point)
+        dummy = jax.tree.map(jnp.where, self.missing, self.point, x)
+        return self.energy(whole) + self.base(dummy)
+
+
+def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
+    """Fills NaN by conditional sampling: mean, spread and draws of every missing site.
+
+    **Arguments:** `X`: (rows, *event) with NaN where a value is missing, or one point; on `Record`
+    a dict of such arrays. A one-hot site is missing if any of its entries is NaN.
+
+    **Returns:** `Restored`; observed sites come back as they were, with sd 0.
+
+    **Raises:** ValueError for observed values outside the space or rows of the wrong shape.
+    """
+    check_scalar(energy)
+    space = energy.space
+    filled, missing = _split_missing(space, X)
+    tilted = isinstance(energy, AbstractTiltable) and isinstance(space, (Binary, Spin))
+    base = default_base(space)
+
+    def posterior_of(row):
+        point, gone = row
+        if tilted:
+            sign = 2 * point - 1 if isinstance(space, Binary) else point
+            return energy.tilt(jnp.where(gone, 0.0, _PIN * sign))
+        return Clamped(energy, base, point, gone)
+
+    def starts(row, *, key):
+        point, gone = row
+        drawn = base.draw(NUM_CHAINS, key=key)
+        if not tilted:
+            return drawn
+        return jnp.where(gone, drawn, point)
+
+    def complete(draws, point, gone):
+        return jnp.where(gone, draws, point)
+
+    return sample_posteriors(
+        posterior_of,
+        (filled, missing),
+        starts,
+        space,
+        key=as_key(key),
+        finish=lambda x, row: jax.tree.map(complete, x, row[0], row[1]),
+    )
+
+
+def _split_missing(space: AbstractSpace, X: Point) -> tuple[Any, Any]:
+    """(rows with missing sites filled by an example, which entries are missing), as JAX arrays."""
+    if isinstance(space, Record):
+        if not isinstance(X, dict) or set(X) != set(space.parts):
+            raise ValueError(f"X: expected a dict with keys {sorted(space.parts)}")
+        both = {k: _split_missing(part, X[k]) for k, part in space.parts.items()}
+        return {k: v[0] for k, v in both.items()}, {k: v[1] for k, v in both.items()}
+    assert isinstance(space, AbstractArraySpace)
+    values = np.array(X, float)
+    if values.ndim == len(space.shape):
+        values = values[None]
+    gone = np.isnan(values)
+    if isinstance(space, Categorical) and space.encoding == "onehot":
+        gone = np.broadcast_to(gone.any(-1, keepdims=True), values.shape)
+    if values.shape[1:] != space.shape:
+        raise ValueError(f"X: expected (rows, *{space.shape}) for {space}, got {values.shape}")
+    filled = np.where(gone, np.asarray(space.example(), float), values)
+    checked = space.validate(filled, batch=True, name="X")
+    return jnp.asarray(checked), jnp.asarray(gone)

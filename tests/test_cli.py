@@ -1,0 +1,235 @@
+"""The command line's contract: outputs, one JSON object, exit statuses, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from energax import cli
+
+
+def run(*arguments, capsys=None):
+    """(exit status, stdout, stderr) of one command, in this process."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    out = capsys.readouterr() if capsys else None
+    return stop.value.code or 0, out.out if out else "", out.err if out else ""
+
+
+def binary_rows(num=400, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = (rng.random((num, 8)) < 0.3).astype(float)
+    rows[:, 4:] = np.where(rng.random((num, 4)) < 0.1, 1 - rows[:, :4], rows[:, :4])
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small trained run and its data file."""
+    folder = tmp_path_factory.mktemp("run")
+    np.save(folder / "rows.npy", binary_rows())
+    options = ["--hidden", "6", "--num-steps", "300", "--json"]
+    options += ["--learning-rate", "0.01", "--objective", "pcd:2"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", str(folder / "rows.npy"), "--out", str(folder / "run"), *options])
+    assert not stop.value.code
+    return folder
+
+
+def test_every_command_on_a_run(trained, capsys):
+    rows = binary_rows(20, seed=5)
+    np.savetxt(trained / "new.csv", rows, delimiter=",", fmt="%g")
+    holes = rows.copy()
+    holes[0, 3] = np.nan
+    np.save(trained / "holes.npy", holes)
+    one = trained / "one.npy"
+    np.save(one, rows[:1])
+    run_dir, new = trained / "run", trained / "new.csv"
+
+    def ask(*arguments):
+        status, out, _ = run(*arguments, "--json", capsys=capsys)
+        assert status == 0
+        answer = json.loads(out)  # one object and nothing else
+        assert isinstance(answer["reliable"], bool) and isinstance(answer["reasons"], list)
+        return answer
+
+    ask("sample", run_dir, "--num", 64, "--out", trained / "draws.npy")
+    draws = np.load(trained / "draws.npy")
+    assert draws.shape == (64, 8) and set(np.unique(draws)) <= {0.0, 1.0}
+    z = ask("logz", run_dir)
+    assert z["reliable"] and z["lower"] <= z["value"] <= z["upper"]
+    answer = ask("score", run_dir, new, "--out", trained / "scores.csv")
+    lines = (trained / "scores.csv").read_text().splitlines()
+    assert len(lines) == 21 and "log_prob" in lines[0] and "p_value" in lines[0]
+    assert -8 * np.log(2) * 1.5 < answer["mean_log_prob"] < 0
+    ask("denoise", run_dir, new, "--noise", "flip:0.1", "--out", trained / "clean.npz")
+    ask("impute", run_dir, trained / "holes.npy", "--out", trained / "filled.npy")
+    filled = np.load(trained / "filled.npy")
+    assert np.all(np.isfinite(filled)) and 0 <= filled[0, 3] <= 1
+    np.testing.assert_array_equal(filled[1:], rows[1:])
+    assert ask("features", run_dir, new, "--out", trained / "f.npy")["num_features"] == 6
+    ratio = ask("ratio", run_dir, new, one)
+    assert len(ratio["log_ratio"]) == 20 and ratio["log_ratio"][0] == 0
+    ask("report", run_dir, "--out", trained / "report.html")
+    page = (trained / "report.html").read_text()
+    assert page.count("<img") >= 4 and "http" not in page.split("</style>")[1].replace("httpd", "")
+
+
+def test_equal_seeds_give_equal_draws(trained, capsys):
+    for name in ("a", "b"):
+        run(
+            "sample",
+            trained / "run",
+            "--num",
+            16,
+            "--seed",
+            3,
+            "--out",
+            trained / f"{name}.npy",
+            capsys=capsys,
+        )
+    np.testing.assert_array_equal(np.load(trained / "a.npy"), np.load(trained / "b.npy"))
+
+
+def test_strict_makes_doubt_an_exit_status(trained, capsys):
+    options = [
+        "score",
+        trained / "run",
+        trained / "rows.npy",
+        "--out",
+        trained / "s.npz",
+        "--strict",
+    ]
+    assert run(*options, capsys=capsys)[0] == 0
+    np.save(trained / "few.npy", binary_rows(10))
+    run("fit", trained / "few.npy", "--out", trained / "few", "--num-steps", 20, capsys=capsys)
+    # two held-out rows give no p-value under 0.05
+    options[1] = trained / "few"
+    status, _, _ = run(*options, capsys=capsys)
+    assert status == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("nan.csv", "1,0\n0,nan\n1,1\n", "NaN"),
+        ("ragged.csv", "1,0\n0\n1,1\n", "line 2"),
+        ("words.csv", "a,b\nx,0\ny,1\n", "a"),
+        ("empty.csv", "", "empty"),
+        ("empty.npy", "", "npy"),
+        ("data.txt", "1 2 3", ".csv"),
+        ("one.csv", "1,0\n", "at least 2"),
+        ("whole.csv", "0,5\n3,1\n2,2\n", "--space"),
+    ],
+)
+def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, name, content, words):
+    (tmp_path / name).write_text(content)
+    status, out, err = run("fit", tmp_path / name, "--out", tmp_path / "run", capsys=capsys)
+    assert status == 2 and out == ""
+    assert words in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fit", "nowhere.csv", "--out", "run"],
+        ["fit"],
+        ["nonsense"],
+        ["sample", "not-a-run", "--out", "x.npy"],
+        ["fit", "rows.npy", "--out", "run", "--space", "sphere"],
+        ["fit", "rows.npy", "--out", "run", "--model", "oracle"],
+        ["fit", "rows.npy", "--out", "run", "--objective", "cd:many"],
+        ["fit", "rows.npy", "--out", "run", "--space", "spin"],
+    ],
+)
+def test_bad_usage_exits_2_in_one_line(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", binary_rows(30))
+    status, out, err = run(*arguments, capsys=capsys)
+    assert status == 2 and out == "" and len(err.strip().splitlines()) == 1
+    assert not os.path.exists("run") and not os.path.exists("x.npy")
+
+
+def test_data_outside_the_models_space_are_refused(trained, tmp_path, capsys):
+    np.save(tmp_path / "normal.npy", np.random.default_rng(0).normal(0, 10, (5, 8)))
+    status, _, err = run(
+        "score",
+        trained / "run",
+        tmp_path / "normal.npy",
+        "--out",
+        tmp_path / "s.csv",
+        capsys=capsys,
+    )
+    assert status == 2 and "0 and 1" in err and not (tmp_path / "s.csv").exists()
+
+
+def test_an_unwritable_folder_exits_1(trained, capsys):
+    status, _, err = run("sample", trained / "run", "--out", "/proc/nowhere/x.npy", capsys=capsys)
+    assert status == 1 and "Traceback" not in err
+
+
+def start_fit(folder, *extra):
+    command = [sys.executable, "-m", "energax.cli", "fit", str(folder / "rows.npy"), "--out"]
+    command += [
+        str(folder / "run"),
+        "--hidden",
+        "8",
+        "--num-steps",
+        "40000",
+        "--objective",
+        "pcd:5",
+    ]
+    command += ["--checkpoint-every", "200", "--seed", "4", *extra]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_checkpoint(folder, process, seconds=120):
+    """Returns once the running fit has written a checkpoint."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if list((folder / "run" / "checkpoints").glob("*.json")):
+            return
+        assert process.poll() is None, "the fit ended before it could be stopped"
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written in time")
+
+
+def final_weights(run_dir):
+    from energax import training
+
+    energy = training.load(run_dir).energy
+    return [np.asarray(a) for a in (energy.weight, energy.visible_bias, energy.hidden_bias)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
+def test_a_stopped_fit_resumes_to_the_same_weights_bit_for_bit(tmp_path, capsys, how):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+        np.save(folder / "rows.npy", binary_rows())
+    process = start_fit(broken)
+    wait_for_checkpoint(broken, process)
+    process.send_signal(how)
+    assert process.wait(60) == (-9 if how == signal.SIGKILL else 130)
+    assert start_fit(whole).wait(300) == 0
+    assert run("resume", broken / "run", capsys=capsys)[0] == 0
+    for a, b in zip(final_weights(whole / "run"), final_weights(broken / "run"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_resume_refuses_changed_data(trained, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(trained / "run", tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    settings["sha256"] = "0" * 64
+    (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
+    status, _, err = run("resume", tmp_path / "run", capsys=capsys)
+    assert status == 2 and "changed" in err
