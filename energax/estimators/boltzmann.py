@@ -1,0 +1,130 @@
+"""scikit-learn's face of the Bernoulli RBM: seeds, NumPy in and out, `transform` to features."""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from energax import energies, objectives, random, tasks, training
+
+
+class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Bernoulli RBM with scikit-learn's parameters, a real likelihood and a verdict.
+
+    Trained by persistent contrastive divergence (Tieleman 2008). A drop-in for scikit-learn's
+    estimator of the same name, except that `score_samples` is log p(x) with log Z estimated, where
+    scikit-learn's is a pseudo-likelihood.
+
+    **Arguments:** `n_components`: hidden units. `learning_rate`: of Adam. `batch_size`: rows a
+    minibatch. `n_iter`: epochs. `n_gibbs_steps`: Gibbs steps of the chains an update.
+    `random_state`: seed; equal seeds give equal results.
+
+    Fitted: `energy_` (the energax energy), `components_` (hidden, visible), `intercept_hidden_`,
+    `intercept_visible_`, `reliable_` and `reasons_` of the training, and after `score_samples`
+    `log_z_`.
+
+    Entries of X lie in [0, 1] and are read as probabilities that a unit is on: `fit` and
+    `score_samples` draw one binary table from them; 0 and 1 stay as they are.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components=256,
+        *,
+        learning_rate=1e-3,
+        batch_size=100,
+        n_iter=10,
+        n_gibbs_steps=1,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.n_gibbs_steps = n_gibbs_steps
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Fits the RBM to X (rows, visible) with entries in [0, 1]; `y` is ignored."""
+        self._validate_params()
+        X = self._checked(X, reset=True)
+        generator = check_random_state(self.random_state)
+        self._seed = int(generator.randint(2**31 - 1))
+        rows = self._binary(X)
+        energy = energies.BernoulliRBM.random(
+            rows.shape[1], self.n_components, key=random.key(self._seed), data=rows
+        )
+        result = training.fit(
+            energy,
+            rows,
+            objectives.PersistentCD(num_steps=self.n_gibbs_steps),
+            key=random.key(self._seed + 1),
+            learning_rate=self.learning_rate,
+            batch_size=min(self.batch_size, len(rows)),
+            num_epochs=self.n_iter,
+        )
+        self.energy_ = result.energy
+        self.reliable_, self.reasons_ = result.reliable, result.reasons
+        self.components_ = np.asarray(result.energy.weight).T
+        self.intercept_hidden_ = np.asarray(result.energy.hidden_bias)
+        self.intercept_visible_ = np.asarray(result.energy.visible_bias)
+        self.n_iter_ = self.n_iter
+        return self
+
+    def transform(self, X):
+        """Hidden-unit means E[h | x], (rows, hidden)."""
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        return np.asarray(self.energy_.hidden_mean(X.astype(np.float32)), X.dtype)
+
+    def score_samples(self, X):
+        """log p(x) of every row, (rows,), with `log_z_` (value, error, verdict) estimated once."""
+        check_is_fitted(self)
+        rows = self._binary(self._checked(X, reset=False))
+        scores = tasks.score_samples(
+            self.energy_,
+            rows,
+            key=random.key(self._seed + 2),
+            log_z=getattr(self, "log_z_", None),
+        )
+        self.log_z_ = scores.log_z
+        return scores.log_prob
+
+    def score(self, X, y=None):
+        """Mean log-likelihood of the rows, in nats."""
+        return float(np.mean(self.score_samples(X)))
+
+    def _checked(self, X, *, reset: bool) -> np.ndarray:
+        X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
+        if np.any((X < 0) | (X > 1)):
+            raise ValueError(
+                f"{type(self).__name__} expects entries in [0, 1] (probabilities that a unit is "
+                f"on), got {X.min():g} to {X.max():g}: put a MinMaxScaler or Binarizer before it"
+            )
+        return X
+
+    def _binary(self, X: np.ndarray) -> np.ndarray:
+        uniform = np.random.default_rng(self._seed).random(X.shape)
+        return (uniform < X).astype(np.float32)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,161 @@
+"""One example of every concrete class, at parameters off the origin, for the contract suite."""
+
+import importlib
+import pkgutil
+
+import jax.numpy as jnp
+import numpy as np
+
+import energax
+from energax import energies, objectives, random, samplers, spaces, tasks
+from energax.energies import _base as base
+from energax.energies.boltzmann import AnnealedRBM
+from energax.energies.exponential_family import (
+    Bernoulli,
+    Beta,
+    CategoricalFamily,
+    Exponential,
+    Gamma,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
+from energax.partition import annealed, exact, quadrature
+from energax.tasks.denoise import Posterior
+from energax.tasks.impute import Clamped
+
+
+def concrete_classes(root):
+    """Every final subclass of `root` that the library defines, by name."""
+    for module in pkgutil.walk_packages(energax.__path__, "energax."):
+        importlib.import_module(module.name)
+    found, waiting = set(), [root]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if not cls.__abstractmethods__ and cls.__module__.startswith("energax."):
+            found.add(cls)
+    found = {c for c in found if not c.__name__.startswith("_")}
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+def normal():
+    return energies.from_log_density(lambda x: -0.7 * jnp.sum((x - 0.4) ** 2), spaces.Real((3,)))
+
+
+def rbm():
+    rng = np.random.default_rng(0)
+    return energies.BernoulliRBM(
+        rng.normal(0, 0.8, (5, 3)), rng.normal(0.3, 1, 5), rng.normal(-0.2, 1, 3)
+    )
+
+
+def ising():
+    return energies.Ising(
+        [(0, 1), (1, 2), (2, 3), (0, 3)], [0.4, -0.3, 0.6, 0.2], [0.1, -0.2, 0.3, 0.4], num_sites=4
+    )
+
+
+def binary_rows():
+    return jnp.asarray((np.random.default_rng(1).random((40, 5)) < 0.4).astype(float), float)
+
+
+def finite():
+    return energies.from_log_density(
+        lambda x: 0.8 * x[0] * x[1] - 0.5 * jnp.sum(x), spaces.Binary((6,))
+    )
+
+
+def truth(energy):
+    """log Z by a plain float64 sum over all states."""
+    f = [-float(energy(x)) for x in energy.space.enumerate()]
+    return float(np.logaddexp.reduce(f))
+
+
+def with_truth(method, make):
+    def example():
+        energy = make()
+        return method(), energy, truth(energy)
+
+    return example
+
+
+EXAMPLES = {
+    spaces.Real: lambda: spaces.Real((2, 3)),
+    spaces.Box: lambda: spaces.Box([0.0, -jnp.inf, 1.0, -jnp.inf], [2.0, 3.0, jnp.inf, jnp.inf]),
+    spaces.Binary: lambda: spaces.Binary((4,)),
+    spaces.Spin: lambda: spaces.Spin((2, 2)),
+    spaces.Categorical: lambda: spaces.Categorical((3,), 4, "onehot"),
+    spaces.Ordinal: lambda: spaces.Ordinal((3,), 5),
+    spaces.Count: lambda: spaces.Count((2,)),
+    spaces.Record: lambda: spaces.Record(a=spaces.Real((2,)), b=spaces.Binary((3,))),
+    # energies
+    energies.FunctionEnergy: normal,
+    energies.PositiveEnergy: lambda: energies.from_positive(
+        lambda x: jnp.sum(x**2) + 0.1, spaces.Box([-1.0, 0.0], [2.0, 1.0])
+    ),
+    base.Interpolated: lambda: base.Interpolated(
+        energies.Gaussian(spaces.Real((3,))), normal(), jnp.asarray(0.3)
+    ),
+    base.Tempered: lambda: base.Tempered(normal(), 0.6),
+    base.Product: lambda: normal() + base.Tempered(normal(), 0.5),
+    base.Conditional: lambda: normal().condition(x=[jnp.nan, 0.5, jnp.nan]),
+    base.FrozenEnergy: lambda: base.FrozenEnergy(normal()),
+    energies.BernoulliRBM: rbm,
+    AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
+    energies.Ising: ising,
+    energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
+    energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
+    energies.Gaussian: lambda: energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),
+    energies.BoxReference: lambda: energies.default_base(
+        spaces.Box([0.0, -jnp.inf, 1.0, -jnp.inf], [2.0, 3.0, jnp.inf, jnp.inf])
+    ),
+    energies.IndependentBernoulli: lambda: energies.IndependentBernoulli(
+        spaces.Spin((3,)), [0.5, -0.2, 1.0]
+    ),
+    energies.IndependentCategorical: lambda: energies.default_base(spaces.Categorical((2,), 3)),
+    energies.NegativeBinomial: lambda: energies.NegativeBinomial(spaces.Count((2,)), 3.0, 2.0),
+    energies.RecordReference: lambda: energies.default_base(
+        spaces.Record(a=spaces.Real((2,)), b=spaces.Binary((3,)))
+    ),
+    energies.ChowLiuTree: lambda: energies.ChowLiuTree.fit(np.asarray(binary_rows())),
+    Bernoulli: lambda: Bernoulli([0.2, 0.7]),
+    CategoricalFamily: lambda: CategoricalFamily([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]),
+    Poisson: lambda: Poisson([0.7, 3.0]),
+    Exponential: lambda: Exponential([0.7, 3.0]),
+    Gamma: lambda: Gamma([2.0, 0.8], [0.7, 3.0]),
+    Beta: lambda: Beta([2.0, 1.3], [1.7, 3.0]),
+    Normal: lambda: Normal([0.4, -1.0], [0.5, 2.0]),
+    MultivariateNormal: lambda: MultivariateNormal([0.4, -1.0], [[1.0, 0.3], [0.3, 0.5]]),
+    Posterior: lambda: Posterior(normal(), tasks.GaussianNoise(0.5), jnp.array([0.3, 1.0, -1.0])),
+    Clamped: lambda: Clamped(
+        normal(),
+        energies.default_base(spaces.Real((3,))),
+        jnp.array([0.3, 1.0, -1.0]),
+        jnp.array([True, False, True]),
+    ),
+    # samplers: (sampler, energy)
+    samplers.Metropolis: lambda: (samplers.Metropolis(), normal()),
+    samplers.ULA: lambda: (samplers.ULA(0.1), normal()),
+    samplers.MALA: lambda: (samplers.MALA(), normal()),
+    samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
+    samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
+    # objectives: (objective, energy, data)
+    objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
+    objectives.ContrastiveDivergence: lambda: (
+        objectives.ContrastiveDivergence(num_steps=2),
+        rbm(),
+        binary_rows(),
+    ),
+    objectives.PersistentCD: lambda: (objectives.PersistentCD(num_steps=2), rbm(), binary_rows()),
+    # methods of log Z: (method, energy, log Z)
+    exact.Known: lambda: (exact.Known(), Normal([0.4], [0.5]), float(Normal([0.4], [0.5]).log_z)),
+    exact.SummedSide: with_truth(exact.SummedSide, rbm),
+    exact.Enumeration: with_truth(exact.Enumeration, finite),
+    quadrature.Quadrature: lambda: (
+        quadrature.Quadrature(),
+        normal(),
+        1.5 * float(np.log(np.pi / 0.7)),
+    ),
+    annealed.AIS: with_truth(annealed.AIS, finite),
+}
