@@ -172,7 +172,7 @@ def test_negative_binomial_against_scipy():
     mean, dispersion = np.array([10.0, 3.0, 100.0, 1e4]), np.array([1.0, 0.3, 1000.0, 50.0])
     law = stats.nbinom(dispersion, dispersion / (dispersion + mean))
     x = law.ppf(np.array([0.001, 0.1, 0.5, 0.9, 0.999, 1 - 1e-9])[:, None])
-    one = jax.vmap(lambda n, m, r: NegativeBinomial(Count(()), m, r).log_prob(n))
+    one = jax.jit(jax.vmap(lambda n, m, r: NegativeBinomial(Count(()), m, r).log_prob(n)))
     got = [one(jnp.asarray(row, jnp.int32), mean, dispersion) for row in x]
     np.testing.assert_allclose(got, law.logpmf(x), atol=2e-4)
 
