@@ -135,8 +135,8 @@ def nested_rhat(x: Any, num_superchains: int) -> np.ndarray:
 
     B is the variance of the superchains' means, W the mean over superchains of the variance within
     their chains plus that between their (split) chains. Consecutive chains, which should share
-    their start, form a superchain; where they do not, chains that hardly move go unseen, unless they
-    all stand still (inf). Source: Margossian et al. (2024), arXiv:2110.13017, eq. 6 to 8.
+    their start, form a superchain; if they do not, chains that hardly move go unseen, unless all
+    stand still (inf). Source: Margossian et al. (2024), arXiv:2110.13017, eq. 6 to 8.
 
     **Arguments:**
 
