@@ -288,7 +288,7 @@ def _start(
         key_order=key_order,
         key_steps=key_steps,
         learning_rate=number(rate),
-        num_steps=number(settings["num_steps"]),  # type: ignore[arg-type]
+        num_steps=jnp.asarray(settings["num_steps"], float),
         decay=number(average),
         batch_size=settings["batch_size"],
         log_every=settings["log_every"],
