@@ -214,17 +214,13 @@ class RBMPath(AbstractPath):
         return AnnealedRBM(self.rbm, self.base.logits, jnp.asarray(beta, float))  # type: ignore[call-arg]
 
     def increment(self, x, b0, b1):
-        # With lo < hi and a = |u|, a unit changes by (hi − lo) max(u, 0) + log1p(e^{−hi a}) −
-        # log1p(e^{−lo a}); the last two as one log1p, whose argument stays in [−1/2, 0].
-        lo, hi = jnp.minimum(b0, b1), jnp.maximum(b0, b1)
-        step = hi - lo
         u = self.rbm.hidden_input(x)
         size = jnp.abs(u)
-        units = step * jnp.maximum(u, 0) + jnp.log1p(
-            jax.nn.sigmoid(-lo * size) * jnp.expm1(-step * size)
+        units = (b1 - b0) * jnp.maximum(u, 0) + _tail_change(
+            jnp.minimum(b0, b1) * size, (b1 - b0) * size
         )
-        biases = step * (x @ (self.rbm.visible_bias - self.base.logits))
-        return jnp.where(b1 < b0, -1.0, 1.0) * (biases + jnp.sum(units, axis=-1))
+        biases = (b1 - b0) * (x @ (self.rbm.visible_bias - self.base.logits))
+        return biases + jnp.sum(units, axis=-1)
 
     def draw(self, num, *, key):
         return self.base.draw(num, key=key)
@@ -255,11 +251,21 @@ def _bernoulli(logits: Float[Array, "..."], key: Key[Array, ""]) -> Float[Array,
     return (u < jax.nn.sigmoid(logits)).astype(logits.dtype)
 
 
-def _softplus_change(a: Float[Array, " m"], d: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """softplus(a + d) − softplus(a), exact also where d is small or a is large."""
-    up = jnp.maximum(d, 0) + jnp.log1p(jax.nn.sigmoid(-a) * jnp.expm1(-jnp.maximum(d, 0)))
-    down = jnp.log1p(jax.nn.sigmoid(a) * jnp.expm1(jnp.minimum(d, 0)))
-    return jnp.where(d > 0, up, down)
+def _softplus_change(a: Float[Array, "*a"], d: Float[Array, "*d"]) -> Float[Array, "..."]:
+    """softplus(a + d) − softplus(a), to float precision also where d is small or a is large."""
+    b = a + d
+    ramp = jnp.where(a > 0, jnp.maximum(d, -a), jnp.maximum(b, 0))
+    growth = jnp.where((a > 0) == (b > 0), jnp.where(a > 0, d, -d), jnp.abs(b) - jnp.abs(a))
+    return ramp + _tail_change(jnp.minimum(jnp.abs(a), jnp.abs(b)), growth)
+
+
+def _tail_change(nearer: Float[Array, "..."], growth: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Change of log(1 + e^{−|u|}), what softplus(u) has beyond max(u, 0), as |u| grows by `growth`.
+
+    `nearer` is the smaller |u| of the two; the argument of log1p then stays in [−1/2, 0].
+    """
+    loss = jnp.log1p(jax.nn.sigmoid(-nearer) * jnp.expm1(-jnp.abs(growth)))
+    return jnp.where(growth < 0, -loss, loss)
 
 
 _CHUNK = 2**21  # numbers held at once by `_log_sum`
