@@ -1,7 +1,17 @@
-"""Markov chain samplers: kernels that move an ensemble of chains."""
+"""Markov chain samplers: kernels that move an ensemble of chains, and `sample`, which runs them."""
 
+from energax.samplers.choose import default_sampler, initial_points, sample
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.metropolis import Metropolis
 
-__all__ = ["MALA", "ULA", "BlockGibbs", "ColouredGibbs", "Metropolis"]
+__all__ = [
+    "MALA",
+    "ULA",
+    "BlockGibbs",
+    "ColouredGibbs",
+    "Metropolis",
+    "default_sampler",
+    "initial_points",
+    "sample",
+]

@@ -272,7 +272,9 @@ class DualAveraging(eqx.Module):
         """The averaged step size becomes the one in use, `log_step`."""
         return eqx.tree_at(lambda d: d.log_step, self, self.log_average)
 
-    def update(self, acceptance: Float[Array, " chains"], target: float) -> "DualAveraging":
+    def update(
+        self, acceptance: Float[Array, " chains"], target: float | Float[Array, ""]
+    ) -> "DualAveraging":
         gamma, t0, kappa = 0.05, 10.0, 0.75  # the paper's values
         count = self.count + 1
         error = target - jnp.mean(jnp.nan_to_num(acceptance))

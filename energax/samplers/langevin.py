@@ -111,7 +111,7 @@ class MALA(AbstractSampler):
     def step(self, energy, state, tuning, *, key):
         key_noise, key_accept = jax.random.split(key)
         if tuning is None:
-            root = jax.tree.map(lambda x: jnp.sqrt(self.step_size), state.x)
+            root = jax.tree.map(lambda x: jnp.sqrt(jnp.asarray(self.step_size)), state.x)
         else:
             root_step = jnp.exp(tuning.factor.log_step / 2)
             root = jax.tree.map(lambda sd: root_step * sd, tuning.moments.sd)

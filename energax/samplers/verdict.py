@@ -1,0 +1,255 @@
+"""What was kept of a run, its diagnostics, and what they say against trusting it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from energax import diagnostics
+from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
+
+ESS_NEEDED = 400
+"""Bulk and tail ESS below which R-hat and ESS are no evidence themselves (arXiv:1903.08008)."""
+
+MCSE_ALLOWED = 0.1
+"""The largest Monte Carlo error of a mean that is called reliable, in standard deviations."""
+
+_DIVERGENCES_ALLOWED = 1e-3
+_GROWTH_ALLOWED = 2.0
+
+
+class History:
+    """The sampling phase: x and f after each step, thinned by two whenever it grows too large."""
+
+    def __init__(self, most_steps: int):
+        self._most = max(int(most_steps), 8)
+        self._blocks: list[tuple[list[np.ndarray], np.ndarray]] = []
+        self._structure: Any = None
+        self.thin = 1
+        self.num_steps = 0
+
+    def add(self, x: Point, log_density: Any, drop: int = 0) -> None:
+        """A block of steps, x (steps, chains, *event), without its last `drop` steps."""
+        leaves, self._structure = jax.tree.flatten(x)
+        steps = len(log_density) - drop
+        keep = slice((-self.num_steps - 1) % self.thin, steps, self.thin)
+        self._blocks.append(([np.asarray(a)[keep] for a in leaves], np.asarray(log_density)[keep]))
+        self.num_steps += steps
+        if self.num_kept > self._most:
+            self.thin *= 2
+            leaves, f = self._joined()
+            self._blocks = [([a[1::2].copy() for a in leaves], f[1::2].copy())]
+
+    @property
+    def num_kept(self) -> int:
+        return sum(len(f) for _, f in self._blocks)
+
+    def _joined(self) -> tuple[list[np.ndarray], np.ndarray]:
+        if len(self._blocks) > 1:
+            leaves = [np.concatenate(a) for a in zip(*(b[0] for b in self._blocks), strict=True)]
+            self._blocks = [(leaves, np.concatenate([b[1] for b in self._blocks]))]
+        return self._blocks[0]
+
+    def since(self, first: int) -> "Kept":
+        """What was kept from the kept step number `first` on."""
+        leaves, f = self._joined()
+        return Kept([a[first:] for a in leaves], f[first:], self._structure)
+
+
+@dataclasses.dataclass
+class Kept:
+    """Kept draws: each leaf of x is (steps, chains, *part), f (steps, chains)."""
+
+    leaves: list[np.ndarray]
+    log_density: np.ndarray
+    structure: Any
+
+    def columns(self) -> list[np.ndarray]:
+        """f and each leaf of x as (chains, steps, quantities)."""
+        steps, chains = self.log_density.shape
+        arrays = [self.log_density, *self.leaves]
+        return [a.reshape(steps, chains, -1).swapaxes(0, 1) for a in arrays]
+
+    def rebuild(self, flat: np.ndarray) -> Any:
+        """A number for each coordinate of x, (quantities,), in the shape of a point."""
+        out, at = [], 0
+        for leaf in self.leaves:
+            size = int(np.prod(leaf.shape[2:]))
+            out.append(flat[at : at + size].reshape(leaf.shape[2:]))
+            at += size
+        return jax.tree.unflatten(self.structure, out)
+
+
+def quick_rhat(kept: Kept, num_superchains: int | None, most: int = 2_048) -> float:
+    """R-hat of f and some coordinates, thinned: cheap, to see when a closer look is in vain."""
+    worst = 1.0
+    for column in kept.columns():
+        some = column[:, :: max(1, column.shape[1] // most), :: max(1, column.shape[2] // 16)]
+        rhat = (
+            diagnostics.rhat(some)
+            if num_superchains is None
+            else diagnostics.nested_rhat(some, num_superchains)
+        )
+        worst = max(worst, float(rhat.max()))
+    return worst
+
+
+@dataclasses.dataclass
+class Assessment:
+    """Diagnostics of f (number 0) and of every coordinate of x, and what is wrong."""
+
+    kept: Kept
+    summary: diagnostics.Summary
+    rhat_limit: float
+    reasons: list[str]
+
+
+def assess(kept: Kept, space: AbstractSpace, num_superchains: int | None) -> Assessment:
+    """Diagnostics of what was kept, with a reason for everything that speaks against it."""
+    columns = kept.columns()
+    parts = [diagnostics.summarise(c, num_superchains) for c in columns]
+    summary = diagnostics.Summary(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(diagnostics.Summary)
+        }
+    )
+    watched = ~summary.is_constant
+    num_chains = kept.log_density.shape[1]
+    ess = np.maximum(np.minimum(summary.ess_bulk, summary.ess_tail), ESS_NEEDED)
+    limit = diagnostics.rhat_limit(
+        int(watched.sum()), num_chains, ess, num_superchains=num_superchains
+    )
+    name = _names(kept)
+
+    def worst(values, best=np.argmax) -> int:
+        fill = -np.inf if best is np.argmax else np.inf
+        return int(best(np.where(watched, values, fill)))
+
+    reasons = []
+    if num_chains == 1:
+        reasons.append("there is only one chain, so no disagreement can be seen: num_chains=8")
+    moved = _moved(columns)
+    if not moved.any():
+        reasons.append(
+            "no chain ever moved: f may be finite or high only in a tiny region; give initial= "
+            "points inside it, a smaller step, or another sampler"
+        )
+    elif not moved.all():
+        stuck = ", ".join(map(str, np.flatnonzero(~moved)[:5]))
+        reasons.append(
+            f"{int((~moved).sum())} of {num_chains} chains never moved (chain {stuck}): they are "
+            "stuck where they started; give other initial= points or run a longer warm-up"
+        )
+    lost = ~np.isfinite(kept.log_density)
+    if lost.any():
+        reasons.append(
+            f"f is not finite at {int(lost.sum())} of {lost.size} draws: give initial= points "
+            "where it is finite, or mend f"
+        )
+    if watched.any():
+        i = worst(summary.rhat / limit)
+        if summary.rhat[i] > limit[i]:
+            more = int((summary.rhat > limit)[watched].sum()) - 1
+            reasons.append(
+                f"chains disagree: R-hat {summary.rhat[i]:.4g} over the limit {limit[i]:.4g} at "
+                f"{name(i)}{f' and {more} more' if more else ''}; run longer (max_evaluations=), "
+                "or the density has several modes that plain chains do not cross"
+            )
+        for kind, ess in (("bulk", summary.ess_bulk), ("tail", summary.ess_tail)):
+            i = worst(ess, np.argmin)
+            if ess[i] < ESS_NEEDED:
+                reasons.append(
+                    f"too few effective draws: {kind} ESS {ess[i]:.0f} of the {ESS_NEEDED} needed "
+                    f"at {name(i)}; run longer (max_evaluations=) or use a faster mixing sampler"
+                )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.where(summary.sd > 0, summary.mcse_mean / summary.sd, np.inf)
+        i = worst(error)
+        if error[i] > MCSE_ALLOWED:
+            reasons.append(
+                f"the mean of {name(i)} is known to {error[i]:.2g} sd only, {MCSE_ALLOWED} is "
+                "allowed; run longer (max_evaluations=)"
+            )
+    growth, i = _growth(columns, space, kept)
+    if growth > _GROWTH_ALLOWED:
+        reasons.append(
+            f"chains drift off: the spread of {name(i)} grew {growth:.3g}-fold from the first half "
+            "of the run to the second; exp(f) may have no finite integral, or burn-in is not over"
+        )
+    largest = float(np.max(limit, initial=1.0, where=watched))
+    return Assessment(kept, summary, largest, reasons)
+
+
+def kernel_reasons(name: str, is_exact: bool, share_divergent: float) -> list[str]:
+    """What is wrong whatever the draws look like."""
+    reasons = []
+    if not is_exact:
+        reasons.append(
+            f"{name} is unadjusted: its step-size bias is not measured; use MALA(), or compare "
+            "runs at two step sizes yourself"
+        )
+    if share_divergent > _DIVERGENCES_ALLOWED:
+        reasons.append(
+            f"{100 * share_divergent:.2g} % of the steps met an f that is NaN or +inf, or an "
+            "energy jump over 1000: what lies there is not explored; mend f (-inf is the value "
+            "outside the support) or take smaller steps"
+        )
+    return reasons
+
+
+def _moved(columns: list[np.ndarray]) -> np.ndarray:
+    """Which chains ever changed x."""
+    moved = np.zeros(columns[0].shape[0], bool)
+    for column in columns[1:]:
+        for i in range(column.shape[2]):
+            if moved.all():
+                break
+            moved |= (column[:, :, i] != column[:, :1, i]).any(1)
+    return moved
+
+
+def _growth(columns: list[np.ndarray], space: AbstractSpace, kept: Kept) -> tuple[float, int]:
+    """(the largest growth of the spread of an unbounded coordinate between halves, its number)."""
+    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
+    worst, where, at = 1.0, 1, 1
+    for part, column in zip(parts, columns[1:], strict=True):
+        unbounded = _unbounded(part).ravel()
+        half = column.shape[1] // 2
+        for i in np.flatnonzero(unbounded) if half > 1 else []:
+            values = column[:, :, i].astype(np.float64)
+            early, late = values[:, :half].std(), values[:, half:].std()
+            growth = late / early if early > 0 else (np.inf if late > 0 else 1.0)
+            if growth > worst:
+                worst, where = float(growth), at + int(i)
+        at += column.shape[2]
+    return worst, where
+
+
+def _unbounded(space: AbstractSpace) -> np.ndarray:
+    if isinstance(space, Box):
+        return np.isinf(np.asarray(space.low)) | np.isinf(np.asarray(space.high))
+    return np.full(space.shape, isinstance(space, Real | Count))
+
+
+def _names(kept: Kept) -> Callable[[int], str]:
+    """The name of quantity number i: "f", "x[3, 1]", or on a record "x['age'][2]"."""
+    labels: list[str] = ["x"] * len(kept.leaves)
+    if len(kept.leaves) > 1 or kept.structure != jax.tree.structure(0):
+        labels = [f"x[{k!r}]" for k in jax.tree.unflatten(kept.structure, kept.leaves)]
+
+    def name(i: int) -> str:
+        if i == 0:
+            return "f"
+        i -= 1
+        for label, leaf in zip(labels, kept.leaves, strict=True):
+            size = int(np.prod(leaf.shape[2:]))
+            if i < size:
+                place = ", ".join(str(int(j)) for j in np.unravel_index(i, leaf.shape[2:]))
+                return f"{label}[{place}]" if place else label
+            i -= size
+        raise IndexError(i)
+
+    return name
