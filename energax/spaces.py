@@ -149,7 +149,9 @@ def as_numeric(x, name: str) -> np.ndarray:
     return array
 
 
-def _refuse(bad: np.ndarray, x: np.ndarray, name: str, wanted: str) -> None:
+def _refuse(bad: Any, x: np.ndarray, name: str, wanted: str) -> None:
+    """Raises for the first value marked in `bad`, an array of the shape of x."""
+    bad = np.asarray(bad)  # of a single number NumPy makes no array
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
