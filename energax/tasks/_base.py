@@ -168,7 +168,8 @@ def _converged(x: Point) -> np.ndarray:
     columns = _columns(x)
     chains, kept, rows, sites = columns.shape
     found = summarise(columns.reshape(chains, kept, rows * sites))
-    limit = rhat_limit(rows * sites, chains)
+    attained = np.maximum(100, np.minimum(found.ess_bulk, found.ess_tail))
+    limit = rhat_limit(rows * sites, chains, attained)
     spread = np.maximum(found.sd, _UNIT)
     good = (found.rhat <= limit) & (found.mcse_mean <= 0.1 * spread)
     return (good | found.is_constant).reshape(rows, sites).all(-1)
