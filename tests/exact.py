@@ -229,4 +229,5 @@ def one_step_matrix(
 
 def transition_p_value(counts: np.ndarray, matrix: np.ndarray) -> float:
     """One p-value for all rows of `counts` against the transition matrix (least row × rows)."""
-    return min(1.0, len(counts) * min(map(chi_square, counts, matrix, strict=True)))
+    least = min(chi_square(row, prob) for row, prob in zip(counts, matrix, strict=True))
+    return min(1.0, len(counts) * least)
