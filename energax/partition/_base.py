@@ -1,12 +1,20 @@
-"""What a log Z method is: a small class whose `run` gives an `Estimate`, judged in one place."""
+"""What a log Z method is: a small class whose `run` gives a `LogZ`, and what the methods share."""
 
+import time
 from abc import abstractmethod
+from collections.abc import Iterable
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy
-from energax.results import LogZ
+from energax.results import LogZ, Verdict
+
+Z95 = 1.959964
+"""A 95 % interval of a normal distribution, in standard errors."""
 
 
 class AbstractLogZMethod(eqx.Module):
@@ -14,7 +22,7 @@ class AbstractLogZMethod(eqx.Module):
 
     @abstractmethod
     def cost(self, energy: AbstractEnergy) -> float:
-        """Energy evaluations needed, inf where the method does not apply."""
+        """Energy evaluations needed at most, inf where the method does not apply."""
 
     @abstractmethod
     def run(
@@ -22,7 +30,79 @@ class AbstractLogZMethod(eqx.Module):
         energy: AbstractEnergy,
         *,
         key: Key[Array, ""],
-        precision: float,
-        max_seconds: float | None,
+        precision: float = 0.25,
+        max_seconds: float | None = None,
+        progress: bool = False,
     ) -> LogZ:
-        """log Z with its error and verdict."""
+        """log Z with its error and verdict.
+
+        **Arguments:** `precision`: the largest standard error, in nats, that may be called reliable.
+
+        **Raises:** TypeError or ValueError where the method does not apply to the energy.
+        """
+
+
+class Clock:
+    """Counts the energy evaluations and the seconds of one run."""
+
+    def __init__(self, max_seconds: float | None = None):
+        self.start = time.perf_counter()
+        self.max_seconds = np.inf if max_seconds is None else float(max_seconds)
+        self.num_evaluations = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.seconds >= self.max_seconds
+
+
+def answer(
+    value: float,
+    std_err: float,
+    clock: Clock,
+    *,
+    method: str,
+    reasons: Iterable[str],
+    ess: float = np.inf,
+    bracket: tuple[float | None, float | None] | None = None,
+    interval: tuple[float, float] | None = None,
+    time_limited: bool = False,
+) -> LogZ:
+    """A `LogZ` in NumPy float64; the interval is ±1.96 std_err and the bracket that, unless given."""
+    value, std_err = np.float64(value), np.float64(std_err)
+    if interval is None:
+        width = np.float64(0.0) if std_err == 0 else np.float64(Z95) * std_err
+        interval = (value - width, value + width) if np.isfinite(width) else (-np.inf, np.inf)
+    lower, upper = map(np.float64, interval)
+    return LogZ(
+        value=value,
+        std_err=std_err,
+        lower=lower,
+        upper=upper,
+        bracket=(lower, upper) if bracket is None else bracket,
+        method=method,
+        ess=np.float64(ess),
+        num_evaluations=int(clock.num_evaluations),
+        seconds=clock.seconds,
+        time_limited=bool(time_limited),
+        reliable=not (verdict := Verdict(tuple(reasons))).reasons,
+        reasons=verdict.reasons,
+    )
+
+
+def log_sum_exp(a) -> np.float64:
+    """log Σ exp(a) in float64, −∞ for no mass at all."""
+    a = np.asarray(a, np.float64).ravel()
+    top = a.max(initial=-np.inf)
+    if not np.isfinite(top):
+        return np.float64(top)
+    return np.float64(top + np.log(np.exp(a - top).sum()))
+
+
+def in_float64(energy: AbstractEnergy) -> AbstractEnergy:
+    """`energy` with its float arrays widened; call it under `jax.enable_x64(True)`."""
+    arrays, rest = eqx.partition(energy, eqx.is_inexact_array)
+    return eqx.combine(jax.tree.map(lambda a: a.astype(jnp.float64), arrays), rest)
