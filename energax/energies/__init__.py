@@ -12,6 +12,8 @@ from energax.energies.exponential_family import Gamma as Gamma
 from energax.energies.exponential_family import MultivariateNormal as MultivariateNormal
 from energax.energies.exponential_family import Normal as Normal
 from energax.energies.exponential_family import Poisson as Poisson
+from energax.energies.function import FunctionEnergy as FunctionEnergy
+from energax.energies.function import PositiveEnergy as PositiveEnergy
 from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.lattice import Ising as Ising
