@@ -7,7 +7,7 @@ measure on discrete spaces and to Lebesgue measure on continuous ones.
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -40,7 +40,13 @@ def _flip_mask(scale, shape, key) -> Bool[Array, "..."]:
 class AbstractSpace(eqx.Module):
     """The set that one point x belongs to."""
 
-    shape: eqx.AbstractVar[Any]
+    if TYPE_CHECKING:  # a property to type checkers: as a field it would lead every constructor
+
+        @property
+        def shape(self) -> Any: ...
+
+    else:
+        shape: eqx.AbstractVar[Any]
 
     @property
     @abstractmethod
@@ -305,8 +311,14 @@ class Spin(_TwoValued):
 
 
 class _ManyValued(AbstractArraySpace):
-    shape: eqx.AbstractVar[tuple[int, ...]]
-    num_values: eqx.AbstractVar[int]
+    if TYPE_CHECKING:
+
+        @property
+        def num_values(self) -> int: ...
+
+    else:
+        shape: eqx.AbstractVar[tuple[int, ...]]
+        num_values: eqx.AbstractVar[int]
 
     is_continuous = property(lambda self: False)
 

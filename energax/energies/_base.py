@@ -5,7 +5,7 @@ ONE point; the library batches by `jax.vmap`.
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -19,7 +19,13 @@ from energax.spaces import AbstractArraySpace, AbstractSpace, Point, Record
 class AbstractEnergy(eqx.Module):
     """E(x) of one point x of `space`; the distribution is p(x) = exp(−E(x))/Z."""
 
-    space: eqx.AbstractVar[AbstractSpace]
+    if TYPE_CHECKING:  # a property to type checkers: as a field it would lead every constructor
+
+        @property
+        def space(self) -> AbstractSpace: ...
+
+    else:
+        space: eqx.AbstractVar[AbstractSpace]
 
     @abstractmethod
     def __call__(self, x: Point) -> Float[Array, ""]:
@@ -325,7 +331,7 @@ def condition(energy: AbstractEnergy, given: dict[str, Any]) -> Conditional:
     point = np.array(given["x"], float)
     if point.shape != space.shape:
         raise ValueError(f"condition: expected x of shape {space.shape}, got {point.shape}")
-    missing = np.isnan(point).reshape(space.num_sites, -1).any(-1)
+    missing = np.any(np.isnan(point).reshape(space.num_sites, -1), axis=-1)
     if not missing.any() or missing.all():
         raise ValueError("condition: expected NaN at some but not all sites of x")
     sites = point.reshape(space.num_sites, -1)
