@@ -62,8 +62,7 @@ def imports_of(source: str, module: str, is_package: bool) -> list[Import]:
             base = here[: len(here) - node.level + 1] if node.level else []
             base = [*base, *(node.module or "").split(".")] if node.module else base
             found.extend(
-                Import(".".join([*base, alias.name]), deferred, node.lineno)
-                for alias in node.names
+                Import(".".join([*base, alias.name]), deferred, node.lineno) for alias in node.names
             )
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
