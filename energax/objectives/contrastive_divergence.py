@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from energax.energies._base import AbstractEnergy, batched
+from energax.energies._base import AbstractBipartiteEnergy, AbstractEnergy, batched
 from energax.objectives._base import AbstractObjective, Metrics
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
@@ -40,15 +40,17 @@ class ContrastiveDivergence(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
-        x, tuning, acceptance = _advance(sampler, energy, batch, carry, self.num_steps, key)
-        loss, metrics = _two_phases(energy, batch, x)
+        # Of a State only x is used: the rest is computed here.
+        start = sampler.refresh(_constant(energy), State(batch, jnp.zeros(num_rows(batch))))
+        state, tuning, acceptance = _advance(sampler, energy, start, carry, self.num_steps, key)
+        loss, metrics = _two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
 
 
 class Chains(eqx.Module):
-    """The chains of `PersistentCD`: `x` (num_chains, *event) and the sampler's tuning."""
+    """The chains of `PersistentCD`: the sampler's state, x (num_chains, *event), and its tuning."""
 
-    x: Point
+    state: State
     tuning: Any
 
 
@@ -56,9 +58,10 @@ class PersistentCD(AbstractObjective):
     """PCD-k: gradient E_data[∇E] − E_chains[∇E], with chains that live on from step to step.
 
     Tieleman 2008 (Younes 1989, stochastic maximum likelihood). Between two updates the parameters
-    move little, so that the chains stay near equilibrium; whatever is cached about them is computed
-    again at the new parameters. Population target: maximum likelihood, as the learning rate falls
-    to zero (Younes 1999). It costs k steps of each chain and two gradients.
+    move little, so that the chains stay near equilibrium; what is cached about them is computed
+    again at the new parameters (block Gibbs draws h at the old ones). Population target: maximum
+    likelihood, as the learning rate falls to zero (Younes 1999). It costs k steps of each chain and
+    two gradients.
 
     **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data. `sampler`:
     None takes the energy's default; it goes on tuning itself over the whole training.
@@ -76,16 +79,16 @@ class PersistentCD(AbstractObjective):
         """(None, the chains)."""
         key_rows, key_init = jax.random.split(key)
         rows = _choose_rows(data, self.num_chains, key_rows)
-        tuning = _sampler(self.sampler, energy).init(energy, rows, key=key_init)[1]
-        return None, Chains(rows, tuning)
+        return None, Chains(*_sampler(self.sampler, energy).init(energy, rows, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
-        x, tuning, acceptance = _advance(
-            sampler, energy, carry.x, carry.tuning, self.num_steps, key
+        start = sampler.follow(_constant(energy), carry.state)
+        state, tuning, acceptance = _advance(
+            sampler, energy, start, carry.tuning, self.num_steps, key
         )
-        loss, metrics = _two_phases(energy, batch, x)
-        return loss, Chains(x, tuning), metrics | {"acceptance": acceptance}
+        loss, metrics = _two_phases(energy, batch, state.x)
+        return loss, Chains(state, tuning), metrics | {"acceptance": acceptance}
 
 
 def _check_number(name: str, value: int) -> None:
@@ -107,15 +110,13 @@ def _choose_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
 def _advance(
     sampler: AbstractSampler,
     energy: AbstractEnergy,
-    x: Point,
+    state: State,
     tuning: Any,
     num_steps: int,
     key: Key[Array, ""],
-) -> tuple[Point, Any, Float[Array, ""]]:
-    """(x, tuning, mean acceptance) after `num_steps` steps from `x` with the energy held fixed."""
+) -> tuple[State, Any, Float[Array, ""]]:
+    """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
     fixed = _constant(energy)
-    # Of a State only x is handed on: what it caches belongs to other parameters.
-    state = sampler.refresh(fixed, State(x, jnp.zeros(num_rows(x))))
 
     def step(carry, step_key):
         state, tuning = carry
@@ -125,7 +126,7 @@ def _advance(
     (state, tuning), acceptance = jax.lax.scan(
         step, (state, tuning), jax.random.split(key, num_steps)
     )
-    return jax.lax.stop_gradient(state.x), tuning, jnp.mean(acceptance)
+    return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
 
 
 def _constant(energy: AbstractEnergy) -> PyTree:
@@ -136,14 +137,18 @@ def _constant(energy: AbstractEnergy) -> PyTree:
 def _two_phases(
     energy: AbstractEnergy, data: Point, samples: Point
 ) -> tuple[Float[Array, ""], Metrics]:
-    """(mean E(data) − mean E(samples), metrics); both in one batch: fewer, larger products."""
-    num_data = num_rows(data)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
-    energies = -batched(energy, both)
-    energy_data, energy_samples = jnp.mean(energies[:num_data]), jnp.mean(energies[num_data:])
+    """(mean E(data) − mean E(samples), metrics)."""
+    if isinstance(energy, AbstractBipartiteEnergy):
+        # By itself E(samples) starts with the product that block Gibbs ended with: made once.
+        energies, sampled = -batched(energy, data), -batched(energy, samples)
+    else:
+        # One batch of both: fewer, larger products.
+        num_data = num_rows(data)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
+        energies, sampled = jnp.split(-batched(energy, both), [num_data])
     metrics = {
-        "energy_data": energy_data,
-        "energy_data_sd": jnp.std(energies[:num_data]),
-        "energy_samples": energy_samples,
+        "energy_data": jnp.mean(energies),
+        "energy_data_sd": jnp.std(energies),
+        "energy_samples": jnp.mean(sampled),
     }
-    return energy_data - energy_samples, metrics
+    return metrics["energy_data"] - metrics["energy_samples"], metrics

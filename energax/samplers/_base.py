@@ -55,6 +55,14 @@ class AbstractSampler(eqx.Module):
         """The same `x` under a changed energy: everything cached about x is recomputed."""
         return State(state.x, batched(energy, state.x))
 
+    def follow(self, energy: AbstractEnergy, state: State) -> State:
+        """`state` after a small parameter update, for chains that live on through training.
+
+        As `refresh`, but a kernel may keep what it would draw at the old parameters: the chains lag
+        behind the parameters anyway, and no exact use may call this.
+        """
+        return self.refresh(energy, state)
+
     @abstractmethod
     def step(
         self, energy: AbstractEnergy, state: State, tuning: Any, *, key: Key[Array, ""]

@@ -68,7 +68,8 @@ def test_with_exact_samples_the_gradient_is_that_of_the_likelihood(sampler):
     energy, num = rbm(0), 20_000
     exact = enumerated(energy)
     batch = jnp.asarray(rbm_rows := enumerated(rbm(1)).draw(50, seed=0), jnp.float32)
-    chains = Chains(jnp.asarray(exact.draw(num, seed=1), jnp.float32), None)
+    x = jnp.asarray(exact.draw(num, seed=1), jnp.float32)
+    chains = Chains(*(sampler or BlockGibbs()).init(energy, x, key=KEY))
     objective = PersistentCD(num_steps=2, num_chains=num, sampler=sampler)
     gradient, loss, new, metrics = gradient_of(objective, energy, batch, chains)
 
@@ -90,7 +91,7 @@ def test_with_exact_samples_the_gradient_is_that_of_the_likelihood(sampler):
     assert p_value > P_LIMIT
     wrong = got - 0.9 * expected
     assert stats.chi2.sf(wrong @ np.linalg.solve(covariance, wrong), len(error)) < 1e-9
-    assert (np.asarray(new.x) != np.asarray(chains.x)).any()
+    assert (np.asarray(new.state.x) != np.asarray(x)).any()
     assert loss == pytest.approx(float(metrics["energy_data"] - metrics["energy_samples"]))
 
 
@@ -105,18 +106,18 @@ def test_cd_starts_at_the_data_and_pcd_goes_on_from_its_chains():
     assert tuning == 3
     pcd = PersistentCD(num_steps=2, num_chains=25, sampler=Stay())
     chains = pcd.init(energy, data, key=KEY)[1]
-    assert chains.x.shape == (25, 3)
+    assert chains.state.x.shape == (25, 3)
     rows = {row.tobytes() for row in data}
-    assert len({np.asarray(x).tobytes() for x in chains.x} & rows) == 25
+    assert len({np.asarray(x).tobytes() for x in chains.state.x} & rows) == 25
     changed = eqx.tree_at(lambda e: e.params, energy, jnp.asarray(0.1))
     for model in (energy, changed):  # a stale f would move x
         _, loss, chains, metrics = gradient_of(pcd, model, data, chains)
-        expected = float(jnp.mean(-batched(model, chains.x)))
+        expected = float(jnp.mean(-batched(model, chains.state.x)))
         assert metrics["energy_samples"] == pytest.approx(expected, rel=1e-6)
-    assert len({np.asarray(x).tobytes() for x in chains.x} & rows) == 25
+    assert len({np.asarray(x).tobytes() for x in chains.state.x} & rows) == 25
     assert chains.tuning == 4
     more = PersistentCD(num_chains=60, sampler=Stay()).init(energy, data, key=KEY)[1]
-    assert more.x.shape == (60, 3)
+    assert more.state.x.shape == (60, 3)
 
 
 def test_pcd_reaches_the_exact_maximum_of_the_likelihood():
