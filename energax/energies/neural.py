@@ -5,8 +5,9 @@ LeCun et al. 2006, "A tutorial on energy-based learning"; on unbounded spaces th
 finite, as the reference q in p = q exp(f)/Z of Xie et al. 2016, "A theory of generative ConvNet".
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -52,15 +53,15 @@ class MLP(AbstractEnergy):
 
     def __init__(
         self,
-        space: AbstractArraySpace,
+        space: AbstractSpace,
         width_size: int = 128,
         depth: int = 2,
         activation: str = "silu",
         *,
         key: Key[Array, ""],
-        base: AbstractEnergy | Literal["wide"] | None = "wide",
+        base: AbstractEnergy | str | None = "wide",
     ):
-        self.space = _as_array_space(space, "MLP")
+        self.space = space = _as_array_space(space, "MLP")
         self.activation = _as_activation(activation)
         if depth < 1 or width_size < 1:
             raise ValueError(
@@ -108,16 +109,16 @@ class ConvNet(AbstractEnergy):
 
     def __init__(
         self,
-        space: AbstractArraySpace,
-        channels: tuple[int, ...] = (32, 64, 64),
+        space: AbstractSpace,
+        channels: Sequence[int] = (32, 64, 64),
         kernel_size: int = 3,
         activation: str = "silu",
-        pooling: Literal["sum", "mean"] = "sum",
+        pooling: str = "sum",
         *,
         key: Key[Array, ""],
-        base: AbstractEnergy | Literal["wide"] | None = "wide",
+        base: AbstractEnergy | str | None = "wide",
     ):
-        self.space = _as_array_space(space, "ConvNet")
+        self.space = space = _as_array_space(space, "ConvNet")
         self.activation = _as_activation(activation)
         if pooling not in ("sum", "mean"):
             raise ValueError(f"ConvNet: expected pooling 'sum' or 'mean', got {pooling!r}")
@@ -145,10 +146,7 @@ class ConvNet(AbstractEnergy):
         h = _image(self.space, x)
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             h = _halve(h) if layer else h
-            h = jax.lax.conv_general_dilated(
-                h[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )[0]
-            h = _ACTIVATIONS[self.activation](h + bias)
+            h = _ACTIVATIONS[self.activation](_convolve(h, kernel) + bias)
         pooled = jnp.sum(h, (0, 1)) if self.pooling == "sum" else jnp.mean(h, (0, 1))
         network = pooled @ self.readout
         return network if self.base is None else network + self.base(x)
@@ -192,7 +190,7 @@ def _as_base(base: Any, space: AbstractArraySpace) -> FrozenEnergy | None:
         if _is_bounded(space):
             return None
         width = 100.0 if isinstance(space, Count) else 10.0
-        return frozen(_Confinement(space, jnp.asarray(width)))
+        return frozen(_Confinement(space, jnp.asarray(width, float)))
     if base is None:
         return None
     if not isinstance(base, AbstractEnergy) or base.space.shape != space.shape:
@@ -237,6 +235,19 @@ def _image(space: AbstractArraySpace, x) -> Float[Array, "height width channels"
             f"channels), got {space}; use MLP for vectors"
         )
     return image
+
+
+def _convolve(
+    h: Float[Array, "height width _"], kernel: Float[Array, "_ _ _ _"]
+) -> Float[Array, "height width _"]:
+    dtype = jnp.result_type(h, kernel)  # the convolution, unlike a product, wants equal ones
+    return jax.lax.conv_general_dilated(
+        h[None].astype(dtype),
+        kernel.astype(dtype),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[0]
 
 
 def _halve(h: Float[Array, "height width c"]) -> Float[Array, "_ _ c"]:
