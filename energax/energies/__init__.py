@@ -3,9 +3,6 @@
 from energax.energies._base import AbstractEnergy as AbstractEnergy
 from energax.energies._base import AbstractLocalEnergy as AbstractLocalEnergy
 from energax.energies._base import AbstractNormalised as AbstractNormalised
-from energax.energies._base import AbstractEnergy as AbstractEnergy
-from energax.energies._base import AbstractLocalEnergy as AbstractLocalEnergy
-from energax.energies._base import AbstractNormalised as AbstractNormalised
 from energax.energies._base import Product as Product
 from energax.energies._base import Tempered as Tempered
 from energax.energies._base import frozen as frozen
