@@ -211,7 +211,7 @@ class RBMPath(AbstractPath):
         return hidden * jnp.log(2.0) + jnp.sum(_softplus(self.base.logits))
 
     def at(self, beta):
-        return AnnealedRBM(self.rbm, self.base.logits, jnp.asarray(beta, float))  # type: ignore[call-arg]
+        return AnnealedRBM(self.rbm, self.base.logits, jnp.asarray(beta, float))
 
     def increment(self, x, b0, b1):
         u = self.rbm.hidden_input(x)
