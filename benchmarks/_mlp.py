@@ -57,9 +57,22 @@ def torch_energy():
 
 
 def energax_energy():
-    """A user's f(x) of one point, with these weights."""
-    from energax.energies.function import from_log_density
+    """energax's own MLP with these weights (its readout has no bias, which only shifts E)."""
+    import equinox as eqx
+    import jax.numpy as jnp
+
+    from energax import random
+    from energax.energies import MLP
     from energax.spaces import Real
 
-    energy = jax_energy()
-    return from_log_density(lambda x: -energy(x), Real((2,)))
+    *hidden, (readout, _) = weights()
+    energy = MLP(Real((SIZES[0],)), SIZES[1], len(hidden), key=random.key(0), base=None)
+    return eqx.tree_at(
+        lambda e: (e.weights, e.biases, e.readout),
+        energy,
+        (
+            tuple(jnp.asarray(weight) for weight, _ in hidden),
+            tuple(jnp.asarray(bias) for _, bias in hidden),
+            jnp.asarray(readout[:, 0]),
+        ),
+    )

@@ -34,12 +34,12 @@ def run(options: Options) -> Report:
 def energax(chains: int):
     import jax
 
-    import energax as ex
+    from energax import random
+    from energax.samplers import ULA
     from energax.samplers._base import run
-    from energax.samplers.langevin import ULA
 
     energy, sampler = _mlp.energax_energy(), ULA(2 * STEP_SIZE)
-    key = ex.random.key(0)
+    key = random.key(0)
     state, tuning = sampler.init(energy, jax.numpy.asarray(_mlp.starts(chains)), key=key)
     return lambda: jax.block_until_ready(
         run(sampler, energy, state, tuning, key=key, num_steps=STEPS)

@@ -35,12 +35,12 @@ def run(options: Options) -> Report:
 def energax():
     import jax
 
-    import energax as ex
+    from energax import random
+    from energax.samplers import Metropolis
     from energax.samplers._base import run
-    from energax.samplers.metropolis import Metropolis
 
     energy, sampler = _mlp.energax_energy(), Metropolis(SCALE)
-    key = ex.random.key(0)
+    key = random.key(0)
     state, tuning = sampler.init(energy, jax.numpy.asarray(_mlp.starts(CHAINS)), key=key)
     return lambda: jax.block_until_ready(
         run(sampler, energy, state, tuning, key=key, num_steps=STEPS)
