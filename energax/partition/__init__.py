@@ -1,0 +1,6 @@
+"""The normaliser: log Z exactly where it can be summed, else estimated with an error and a verdict."""
+
+from energax.partition.annealed import AIS as AIS
+from energax.partition.choose import log_z as log_z
+from energax.partition.exact import Enumeration as Enumeration
+from energax.partition.quadrature import Quadrature as Quadrature

@@ -36,7 +36,7 @@ class AbstractLogZMethod(eqx.Module):
     ) -> LogZ:
         """log Z with its error and verdict.
 
-        **Arguments:** `precision`: the largest standard error, in nats, that may be called reliable.
+        **Arguments:** `precision`: the largest standard error in nats that may be called reliable.
 
         **Raises:** TypeError or ValueError where the method does not apply to the energy.
         """
@@ -71,7 +71,7 @@ def answer(
     interval: tuple[float, float] | None = None,
     time_limited: bool = False,
 ) -> LogZ:
-    """A `LogZ` in NumPy float64; the interval is ±1.96 std_err and the bracket that, unless given."""
+    """A `LogZ` in NumPy float64; interval and bracket are ±1.96 std_err unless given."""
     value, std_err = np.float64(value), np.float64(std_err)
     if interval is None:
         width = np.float64(0.0) if std_err == 0 else np.float64(Z95) * std_err

@@ -36,7 +36,7 @@ class Known(AbstractLogZMethod):
 
 
 class SummedSide(AbstractLogZMethod):
-    """log Z = log Σ over the smaller layer of a bipartite energy, the other layer in closed form."""
+    """log Z = log Σ over the smaller layer of a bipartite energy, the other in closed form."""
 
     max_states: int = eqx.field(static=True, default=2**24)
 

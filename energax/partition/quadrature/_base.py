@@ -1,4 +1,4 @@
-"""The numerics of quadrature: stretched coordinates, cubature rules, and cells that split themselves.
+"""The numerics of quadrature: stretched coordinates, cubature rules, cells that split themselves.
 
 Everything is NumPy float64; a density is a function of points t, (n, dim) -> (n,) log density.
 """
@@ -113,7 +113,7 @@ def _gauss_kronrod() -> Rule:
     kronrod = [0.022935322010529224963732008058970, 0.063092092629978553290700663189204,
                0.104790010322250183839876322541518, 0.140653259715525918745189590510238,
                0.169004726639267902826583426598550, 0.190350578064785409913256402421014,
-               0.204432940075298892414161999234649, 0.209482141084727828012999174891714]  # fmt: skip
+               0.204432940075298892414161999234649, 0.209482141084727828012999174892]  # fmt: skip
     gauss = [0.129484966168869693270611432679082, 0.279705391489276667901467771423780,
              0.381830050505118944950369775488975, 0.417959183673469387755102040816327]  # fmt: skip
     x, k, g = np.array(nodes), np.array(kronrod), np.zeros(8)
@@ -124,7 +124,7 @@ def _gauss_kronrod() -> Rule:
 
 
 def _genz_malik(dim: int) -> Rule:
-    """Degrees 7 and 5 (Genz & Malik 1980, section 2); split where the fourth difference is largest."""
+    """Degrees 7 and 5 (Genz & Malik 1980, section 2); cut where the fourth difference is large."""
     l2, l3, l5 = np.sqrt(9 / 70), np.sqrt(9 / 10), np.sqrt(9 / 19)
     unit = np.eye(dim)
     near = [s * l2 * unit[i] for i in range(dim) for s in (1, -1)]
@@ -251,8 +251,12 @@ class Cubature:
         """∫ over the cells `centre` ± `half` (n, dim); exp(shift) is about the largest density."""
         self.rule, self.shift = rule_for(centre.shape[1]), shift
         cells = self.look(self.refine(self.measure(centre, half)))
-        for _ in range(8):
+        for _ in range(12):
             again, most = cells.rough, len(cells) + cells.rough.sum()
+            swing = (cells.volume * (cells.most - cells.least))[again]
+            news = again & (cells.value == 0)
+            if swing.sum() < 0.5 * cells.value.sum():
+                again = news
             if not again.any() or most > 3 * self.max_cells or self.stop():
                 break
             # Cut along the longest side: the rule's choice is blind here.
@@ -281,7 +285,7 @@ class Cubature:
         )
 
     def weigh(self, t: np.ndarray) -> np.ndarray:
-        """exp(log density − shift) at t (n, points, dim) -> (n, points); NaN is noted and left out."""
+        """exp(log density − shift) at t (n, points, dim) -> (n, points); NaN is noted, counts 0."""
         g = self.density(t.reshape(-1, t.shape[-1])).reshape(t.shape[:2])
         bad = np.isnan(g)
         g = np.where(bad, -np.inf, g)
@@ -339,7 +343,25 @@ class Cubature:
         matters = some.volume * (most - least) * len(cells) > 1e-2 * total
         cells.rough[fresh], cells.checked[fresh] = (beyond | steep) & matters, True
         cells.least[fresh], cells.most[fresh] = least, most
+        self.look_around(cells)
         return cells
+
+    def look_around(self, cells: _Cells) -> None:
+        """Marks cells into which the mass of a rough neighbour spills over, unseen so far."""
+        rough = np.flatnonzero(cells.rough)
+        swing = (cells.volume * (cells.most - cells.least))[rough]
+        if not swing.sum() > 0:
+            return
+        owner = self.rng.choice(rough, size=_NUM_RANDOM // 4, p=swing / swing.sum())
+        offset = self.rng.uniform(-3, 3, (len(owner), cells.half.shape[1]))
+        t = cells.centre[owner] + cells.half[owner] * offset
+        low, high = (cells.centre - cells.half).min(0), (cells.centre + cells.half).max(0)
+        t = t[((t > low) & (t < high)).all(1)]
+        value, where = self.weigh(t[:, None])[:, 0], _holder(cells, t, low)
+        unseen = (value > 1.6 * cells.most[where]) & ~cells.rough[where] & (where >= 0)
+        unseen &= (cells.volume * len(cells))[where] * value > 1e-2 * cells.value.sum()
+        cells.rough[where[unseen]] = True
+        np.maximum.at(cells.most, where[unseen], value[unseen])
 
     def total(self, cells: _Cells) -> Integral:
         """Sums the cells; rough and unfinished ones by stratified random points."""
@@ -354,7 +376,9 @@ class Cubature:
         missed = (some.volume * mean - some.value).sum()
         noise = np.sqrt((some.volume**2 * sd**2 / num).sum())
         if rough.any() or abs(missed) > 4 * noise + 2 * error:
-            value, error = value + missed, error + noise
+            value += missed
+        if cells.half.shape[1] > 1:  # on a plane nothing finer than this noise has been ruled out
+            error += noise
         if rough.any():
             some = cells.take(rough)
             num, mean, sd, _, _ = self.sample(some, some.volume * (some.most - some.least))
@@ -366,6 +390,26 @@ class Cubature:
         if not (np.isfinite(value) and value > 0):
             return Integral(-np.inf, np.inf, self.nan_at, done)
         return Integral(float(np.log(value) + self.shift), float(error / value), self.nan_at, done)
+
+
+def _holder(cells: _Cells, t: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Number of the cell that holds each point, −1 for none; cells of one shape form a lattice."""
+    out = np.full(len(t), -1)
+    shapes, kind = np.unique(cells.half, axis=0, return_inverse=True)
+    for k, half in enumerate(shapes):
+        members = np.flatnonzero(kind.ravel() == k)
+        place = np.rint((cells.centre[members] - low) / (2 * half) - 0.5).astype(np.int64)
+        wanted = np.floor((t - low) / (2 * half)).astype(np.int64)
+        first, span = place.min(0), np.ptp(place, axis=0) + 1
+        inside = ((wanted >= first) & (wanted < first + span)).all(1)
+        stride = np.append(np.cumprod(span[::-1])[:-1][::-1], 1)
+        keys = (place - first) @ stride
+        order = np.argsort(keys)
+        sought = (wanted[inside] - first) @ stride
+        at = np.minimum(np.searchsorted(keys[order], sought), len(members) - 1)
+        hit = keys[order][at] == sought
+        out[np.flatnonzero(inside)[hit]] = members[order][at[hit]]
+    return out
 
 
 class _Higher(Exception):

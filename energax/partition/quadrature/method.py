@@ -284,7 +284,7 @@ class _Search:
         return t, top
 
     def widths(self, t: np.ndarray, top: np.ndarray) -> np.ndarray:
-        """(n, dim): how far along each coordinate, the farther way, until the density falls by 1."""
+        """(n, dim): how far along each coordinate (the farther way) the density falls by 1."""
         reach = np.exp(np.linspace(np.log(1e-13), np.log(100.0), 64))
         moves = np.concatenate([np.eye(self.dim), -np.eye(self.dim)])
         trial = t[:, None, None] + moves[:, None] * reach[:, None]
@@ -322,7 +322,7 @@ class _Search:
         m = self.map
         x, _ = m(modes.t)
         away, _ = m(np.clip(modes.t + np.minimum(modes.width, 3), self.low, self.high))
-        weight = np.exp(np.maximum(modes.log_mass - modes.log_mass.max(), -8))[:, None]
+        weight = np.exp(modes.log_mass - modes.log_mass.max())[:, None]
         weight = weight / weight.sum()
         centre = (weight * x).sum(0)
         spread = (weight * ((x - centre) ** 2 + (away - x) ** 2)).sum(0)
@@ -429,7 +429,7 @@ class _Search:
             excess = np.zeros(half.shape)
             for t, width in zip(modes.t[live], modes.width[live], strict=True):
                 gap = np.maximum(np.abs(centre - t) - half, 0).max(1, keepdims=True)
-                excess = np.maximum(excess, half / (2 * width + gap))
+                excess = np.maximum(excess, half / (width + 0.7 * gap))
             worst = excess.max()
             if worst <= 1 or len(centre) > 15_000:
                 break
