@@ -280,12 +280,15 @@ def _go_on(plan: Plan, moment: Moment, until: int) -> tuple[Moment, dict[str, fl
     return Moment(until, state, order, record), last
 
 
-def joined(record: Iterable[History], before: float = math.inf) -> History:
+def joined(record: Iterable[History], before: int | None = None) -> History:
     """The parts of the record as one, of what was seen up to the parameters of step `before`."""
     pieces: dict[str, list[np.ndarray]] = {}
     for part in record:
-        # Step t starts from the parameters of step t, so that its row comes after them.
-        wanted = part["step"] < before if "step" in part else part["validation_step"] <= before
+        wanted: Any = slice(None)
+        if before is not None:
+            # Step t starts from the parameters of step t, so that its row comes after them.
+            is_step = "step" in part
+            wanted = part["step"] < before if is_step else part["validation_step"] <= before
         for name, values in part.items():
             pieces.setdefault(name, []).append(values[wanted])
     return {name: np.concatenate(values) for name, values in pieces.items()}

@@ -55,7 +55,7 @@ def fit(
     data: Any,
     objective: AbstractObjective | None = None,
     *,
-    key: Array,
+    key: Any,
     optimizer: Any = None,
     learning_rate: float | None = None,
     num_steps: int | None = None,
