@@ -94,7 +94,7 @@ def digits(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(train, test, train labels, test labels): binarised 8×8 digits as rows of 64."""
     from sklearn.datasets import load_digits
 
-    data, labels = load_digits(return_X_y=True)
+    data, labels = map(np.asarray, load_digits(return_X_y=True))
     rows = (data >= 8).astype(np.float32)
     order = np.random.default_rng(seed).permutation(len(rows))
     held_out, kept = order[: len(rows) // 5], order[len(rows) // 5 :]
@@ -309,7 +309,7 @@ def _two_dimensions(book: _Book, key) -> None:
     data: dict[str, Any] = {"ring_log_z": z.value}
     paths = {}
     for name, sampler in (("Metropolis", samplers.Metropolis()), ("MALA", samplers.MALA())):
-        options = dict(sampler=sampler, num_steps=20_000, num_chains=8)
+        options: dict[str, Any] = {"sampler": sampler, "num_steps": 20_000, "num_chains": 8}
         samplers.sample(energy, 4000, key=key, **options)  # compiles
         draws = samplers.sample(energy, 4000, key=key, **options)
         book.judge(f"{name} on the ring", draws)

@@ -177,7 +177,7 @@ def as_points(space: spaces.AbstractArraySpace, rows: np.ndarray) -> np.ndarray:
         index = spaces.Categorical(space.sites, space.num_values).validate(
             rows, batch=True, name="data"
         )
-        return np.asarray(space.encode(index))
+        return np.asarray(space.encode(jax.numpy.asarray(index)))
     return space.validate(rows, batch=True, name="data")
 
 

@@ -108,7 +108,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return float(np.mean(self.score_samples(X)))
 
     def _checked(self, X, *, reset: bool) -> np.ndarray:
-        X = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32))
+        X = np.asarray(validate_data(self, X, reset=reset, dtype=(np.float64, np.float32)))
         if np.any((X < 0) | (X > 1)):
             raise ValueError(
                 f"{type(self).__name__} expects entries in [0, 1] (probabilities that a unit is "

@@ -62,7 +62,8 @@ def energy_histograms(energies: Mapping[str, np.ndarray]) -> Figure:
     ax = axes[0, 0]
     finite = {name: v[np.isfinite(v)] for name, v in energies.items()}
     everything = np.concatenate(list(finite.values()))
-    edges = np.linspace(*np.quantile(everything, [0.001, 0.999]), 50)
+    low, high = np.quantile(everything, [0.001, 0.999])
+    edges = np.linspace(low, high, 50)
     for colour, (name, values) in zip(_COLOURS, finite.items(), strict=False):
         ax.hist(values, edges, density=True, histtype="step", lw=1.8, color=colour, label=name)
     ax.set_xlabel("energy E(x)")
@@ -140,7 +141,8 @@ def coordinate_histograms(train: np.ndarray, draws: np.ndarray, most: int = 8) -
     canvas, axes = _new(min(columns, 4), num_rows=-(-columns // 4), height=2.2)
     for i, ax in enumerate(list(axes.flat)[:columns]):
         both = np.concatenate([train[:, i], draws[:, i]])
-        edges = np.linspace(*np.quantile(both, [0.001, 0.999]), 30)
+        low, high = np.quantile(both, [0.001, 0.999])
+        edges = np.linspace(low, high, 30)
         if edges[0] == edges[-1]:
             edges = np.linspace(edges[0] - 0.5, edges[0] + 0.5, 30)
         for colour, name, values in ((_COLOURS[0], "data", train), (_COLOURS[1], "draws", draws)):

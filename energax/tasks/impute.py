@@ -58,20 +58,22 @@ def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
     check_scalar(energy)
     space = energy.space
     filled, missing = _split_missing(space, X)
-    tilted = isinstance(energy, AbstractTiltable) and isinstance(space, (Binary, Spin))
+    tilted = None
+    if isinstance(energy, AbstractTiltable) and isinstance(space, (Binary, Spin)):
+        tilted = energy
     base = default_base(space)
 
     def posterior_of(row):
         point, gone = row
-        if tilted:
+        if tilted is not None:
             sign = 2 * point - 1 if isinstance(space, Binary) else point
-            return energy.tilt(jnp.where(gone, 0.0, _PIN * sign))
+            return tilted.tilt(jnp.where(gone, 0.0, _PIN * sign))
         return Clamped(energy, base, point, gone)
 
     def starts(row, *, key):
         point, gone = row
         drawn = base.draw(NUM_CHAINS, key=key)
-        if not tilted:
+        if tilted is None:
             return drawn
         return jnp.where(gone, drawn, point)
 
