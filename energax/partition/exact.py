@@ -1,4 +1,8 @@
-"""log Z by a finite sum: the normaliser itself, the smaller side of an RBM, or every state."""
+"""log Z by a finite sum: the normaliser itself, the smaller side of an RBM, or every state.
+
+Z = Σ_x exp(f(x)) by its definition (MacKay 2003, "Information theory, inference, and learning
+algorithms", chapter 29); an RBM's other layer sums in closed form (Salakhutdinov & Murray 2008).
+"""
 
 import equinox as eqx
 import jax
