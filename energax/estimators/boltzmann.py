@@ -109,12 +109,12 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def _checked(self, X, *, reset: bool) -> np.ndarray:
         X = np.asarray(validate_data(self, X, reset=reset, dtype=(np.float64, np.float32)))
-        if np.any((X < 0) | (X > 1)):
+        if np.any((X < -1e-6) | (X > 1 + 1e-6)):  # MinMaxScaler's rounding passes
             raise ValueError(
                 f"{type(self).__name__} expects entries in [0, 1] (probabilities that a unit is "
                 f"on), got {X.min():g} to {X.max():g}: put a MinMaxScaler or Binarizer before it"
             )
-        return X
+        return np.clip(X, 0, 1)
 
     def _binary(self, X: np.ndarray) -> np.ndarray:
         uniform = np.random.default_rng(self._seed).random(X.shape)
