@@ -259,7 +259,7 @@ def test_a_loss_that_becomes_nan_stops_training_with_its_cause(tmp_path):
     assert failed - 19 <= fitted.num_steps <= failed - 10
     # It is the state that training passed through, wherever chunks end.
     adam = optax.adam(0.01)
-    with pytest.warns(UnreliableResult, match="learning rate of your optimizer"):
+    with pytest.warns(UnreliableResult, match="learning_rate of your optimizer"):
         stopped = shrinking(adam, checkpoint_dir=tmp_path, checkpoint_every=3)
     through = shrinking(adam, num_steps=stopped.num_steps)
     assert through.reliable

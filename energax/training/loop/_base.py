@@ -305,7 +305,7 @@ def parts_of(history: History) -> tuple[History, ...]:
 def _diagnosis(last: dict[str, float], rate: float | None) -> str:
     """What happened, and which knob to turn."""
     step = int(last["step"])
-    slower = "lower the learning rate of your optimizer"
+    slower = "lower the learning_rate of your optimizer"
     if rate is not None:
         slower = f"lower learning_rate (now {rate:g})"
     for name, what in (
