@@ -331,7 +331,7 @@ class Cubature:
     def look(self, cells: _Cells) -> _Cells:
         """Tries random points in the cells not yet tried and marks the rough ones."""
         fresh = np.flatnonzero(~cells.checked)
-        if len(fresh) == 0:
+        if len(fresh) == 0 or cells.half.shape[1] == 1:  # on a line the rule needs no such help
             return cells
         some, total = cells.take(fresh), max(cells.value.sum(), 1e-300)
         # Cells with room for much mass get most of the points, empty ones too.
@@ -358,7 +358,7 @@ class Cubature:
         low, high = (cells.centre - cells.half).min(0), (cells.centre + cells.half).max(0)
         t = t[((t > low) & (t < high)).all(1)]
         value, where = self.weigh(t[:, None])[:, 0], _holder(cells, t, low)
-        unseen = (value > 1.6 * cells.most[where]) & ~cells.rough[where] & (where >= 0)
+        unseen = (value > 30 * cells.most[where]) & ~cells.rough[where] & (where >= 0)
         unseen &= (cells.volume * len(cells))[where] * value > 1e-2 * cells.value.sum()
         cells.rough[where[unseen]] = True
         np.maximum.at(cells.most, where[unseen], value[unseen])
@@ -375,13 +375,14 @@ class Cubature:
         num, mean, sd, _, _ = self.sample(some, np.abs(some.value) / whole + room / room.sum())
         missed = (some.volume * mean - some.value).sum()
         noise = np.sqrt((some.volume**2 * sd**2 / num).sum())
-        if rough.any() or abs(missed) > 4 * noise + 2 * error:
+        swing = (cells.volume * (cells.most - cells.least))[rough]
+        if swing.sum() > 0.01 * whole or abs(missed) > 4 * noise + 2 * error:
             value += missed
-        if cells.half.shape[1] > 1:  # on a plane nothing finer than this noise has been ruled out
-            error += noise
+        # Beyond one dimension nothing finer than this noise has been ruled out.
+        error += (cells.half.shape[1] - 1) * noise
         if rough.any():
             some = cells.take(rough)
-            num, mean, sd, _, _ = self.sample(some, some.volume * (some.most - some.least))
+            num, mean, sd, _, _ = self.sample(some, swing)
             value += (some.volume * mean).sum()
             # Few points may agree by chance where others have shown more.
             sd = np.maximum(sd, 0.3 * (some.most - some.least) / np.sqrt(num))
