@@ -8,7 +8,7 @@ from energax.spaces import Point
 from energax.tasks._base import log_density_rows
 
 
-def log_ratio(energy: AbstractEnergy, x: Point, y: Point) -> np.ndarray:
+def log_ratio(energy: AbstractEnergy, x: Point, y: Point) -> np.ndarray | np.float64:
     """log p(x) − log p(y) = f(x) − f(y): Z cancels.
 
     **Arguments:** `x`, `y`: one point or a batch of rows each; one point is held against every row.
