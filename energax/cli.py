@@ -492,7 +492,8 @@ def ratio(
     fitted, _ = _load(run)
     with _users_fault():
         rows_x, rows_y = (_rows(fitted.energy, _read(path)) for path in (x, y))
-        values = np.atleast_1d(tasks.log_ratio(fitted.energy, rows_x, rows_y))
+        one_x, one_y = (rows[0] if len(rows) == 1 else rows for rows in (rows_x, rows_y))
+        values = np.atleast_1d(tasks.log_ratio(fitted.energy, one_x, one_y))
     Answer(
         [f"{value:.6g}" for value in values],
         {"log_ratio": values},

@@ -117,7 +117,7 @@ def test_strict_makes_doubt_an_exit_status(trained, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("nan.csv", "1,0\n0,nan\n1,1\n", "NaN"),
+        ("nan.csv", "1,0\n0,nan\n1,1\n", "missing"),
         ("ragged.csv", "1,0\n0\n1,1\n", "line 2"),
         ("words.csv", "a,b\nx,0\ny,1\n", "a"),
         ("empty.csv", "", "empty"),
