@@ -79,8 +79,8 @@ class Draws(_Answer):
 
     On a `Record` space `x` and every per-coordinate field are dicts with the record's names.
 
-    - `x`: (num_chains, draws a chain, *event). Where the number of chains does not divide the number
-      of draws asked for, each row pools neighbouring chains (rows = gcd of both).
+    - `x`: (num_chains, draws a chain, *event). Where the number of chains does not divide the
+      number of draws asked for, each row pools neighbouring chains (rows = gcd of both).
     - `log_density`: f at the draws, (rows, draws a row).
     - `mean`, `sd`, `mcse_mean`, `mcse_sd`, `rhat`, `ess_bulk`, `ess_tail`: (*event), float64.
     - `constant`: (*event) bool, coordinates that never changed; they are left out of the verdict.
@@ -119,7 +119,7 @@ class Draws(_Answer):
         """All draws in one axis: (num_samples, *event)."""
 
         def merge(a):
-            return a.reshape((a.shape[0] * a.shape[1],) + a.shape[2:])
+            return a.reshape((a.shape[0] * a.shape[1], *a.shape[2:]))
 
         if isinstance(self.x, dict):
             return {k: merge(v) for k, v in self.x.items()}

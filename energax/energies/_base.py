@@ -315,7 +315,8 @@ def condition(energy: AbstractEnergy, given: dict[str, Any]) -> Conditional:
         rest = {name: part for name, part in space.parts.items() if name not in given}
         if unknown or not given or not rest:
             raise ValueError(
-                f"condition: expected some but not all of {sorted(space.parts)}, got {sorted(given)}"
+                f"condition: expected some but not all of {sorted(space.parts)}, "
+                f"got {sorted(given)}"
             )
         fixed = {
             name: jnp.asarray(space.parts[name].validate(value, batch=False, name=name))
@@ -377,7 +378,7 @@ def frozen(module) -> Any:
 
 
 def partition_trainable(energy: AbstractEnergy) -> tuple[AbstractEnergy, AbstractEnergy]:
-    """(parameters, rest): the float arrays of `energy` outside spaces and frozen parts, and all else.
+    """(parameters, rest): the float arrays of `energy` not in spaces or frozen parts, and all else.
 
     `equinox.combine` puts the two together again.
     """
@@ -414,8 +415,9 @@ def check_scalar(energy: AbstractEnergy) -> None:
     if shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         got = f"shape {shape}, dtype {out.dtype}" if shape is not None else type(out).__name__
         raise ValueError(
-            f"an energy gives one real number, shape (), for ONE point of shape {shown}; got {got}. "
-            "Do not batch inside it; reduce the output with .sum(), or index it with [0]."
+            f"an energy gives one real number, shape (), for ONE point of shape {shown}; "
+            f"got {got}. Do not batch inside it; reduce the output with .sum(), "
+            "or index it with [0]."
         )
 
 

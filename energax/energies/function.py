@@ -86,7 +86,7 @@ def from_log_density(f: Callable[..., Any], space: AbstractSpace, *, params=None
 def from_positive(
     g: Callable[..., Any], space: AbstractSpace, *, params=None, link: str = "identity"
 ) -> PositiveEnergy:
-    """The distribution p(x) = g(x)/∫g from any non-negative g; its log-density is log g, −∞ where g = 0.
+    """The distribution p(x) = g(x)/∫g from any g ≥ 0; its log-density is log g, −∞ where g = 0.
 
     **Arguments:** `g`: maps ONE point to a scalar ≥ 0. `link`: makes any real h(x) = g(x)
     non-negative: "exp", "square", "abs" or "softplus" of it; "identity" leaves it. `params`: as in

@@ -1,4 +1,4 @@
-"""The normaliser: log Z exactly where it can be summed, else estimated with an error and a verdict."""
+"""The normaliser: log Z summed exactly where it can be, else estimated with error and verdict."""
 
 from energax.partition.annealed import AIS as AIS
 from energax.partition.choose import log_z as log_z

@@ -247,9 +247,9 @@ class _Search:
             is_peak = (top >= left) & (top >= right) & ((top > left) | (top > right))
             near = 0.0
         else:
-            from scipy.spatial import cKDTree
+            from scipy.spatial import KDTree
 
-            _, neighbours = cKDTree(t).query(t, k=9)
+            _, neighbours = KDTree(t).query(t, k=9)
             is_peak, near = (top[:, None] >= top[neighbours]).all(1), 0.25
         is_peak &= np.isfinite(top)
         t, top = t[is_peak], top[is_peak]
