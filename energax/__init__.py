@@ -67,7 +67,6 @@ _ROOMS = {
     "training": ("Fit", "fit", "load", "resume"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-__all__ = [*_ROOMS, *_ROOM_OF]
 
 
 def __getattr__(name: str):
@@ -81,4 +80,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_ROOMS, *_ROOM_OF})
