@@ -69,6 +69,10 @@ class AbstractSampler(eqx.Module):
     ) -> tuple[State, Info]:
         """One step of every chain."""
 
+    def reversal(self) -> "AbstractSampler":
+        """The sampler whose steps run this one's backwards in time: itself, if it is reversible."""
+        return self
+
     @abstractmethod
     def adapt(self, tuning: Any, state: State, info: Info) -> Any:
         """The tuning after one warm-up step; statistics are taken over the whole ensemble."""

@@ -3,6 +3,7 @@
 Geman & Geman 1984. A block may be redrawn at once where its sites are independent given the rest.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -66,7 +67,12 @@ class ColouredGibbs(AbstractSampler):
     """Each colour of sites in turn from p(sites | the others), for energies on graphs.
 
     Geman & Geman 1984, section XI. One step is one sweep over all the sites.
+
+    **Arguments:** `backwards`: take the colours from the last to the first, which is the sweep run
+    backwards in time.
     """
+
+    backwards: bool = eqx.field(static=True, default=False)
 
     @property
     def is_exact(self):
@@ -90,13 +96,17 @@ class ColouredGibbs(AbstractSampler):
         up, down = 1.0, -1.0 if isinstance(energy.space, Spin) else 0.0
         sites = _sites_first(state.x)
         keys = jax.random.split(key, len(energy.colours))
-        for colour, members in enumerate(energy.colours):
+        order = list(enumerate(energy.colours))
+        for colour, members in order[::-1] if self.backwards else order:
             log_odds = energy.log_odds(sites, colour)
             u = jax.random.uniform(keys[colour], log_odds.shape, log_odds.dtype)
             new = jnp.where(u < jax.nn.sigmoid(log_odds), up, down).astype(sites.dtype)
             sites = sites.at[members].set(new, unique_indices=True)
         new_state = State(sites.T.reshape(state.x.shape), energy.log_density_from_sites(sites))
         return new_state, _info(new_state)
+
+    def reversal(self):
+        return ColouredGibbs(backwards=not self.backwards)
 
     def adapt(self, tuning, state, info):
         return tuning
