@@ -168,6 +168,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     with pytest.raises(OSError, match="disk full"), io.atomic_write(path) as file:
         file.write(b"new")
         raise OSError("disk full")
+    with pytest.raises(OSError) as caught, io.atomic_write(path) as file:
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     (tmp_path / "no_folder").write_text("a file")
     with pytest.raises(OSError), io.atomic_write(tmp_path / "no_folder" / "x"):

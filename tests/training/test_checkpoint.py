@@ -74,7 +74,7 @@ def same(a: training.Fit, b: training.Fit):
 def interrupt_after(step):
     def callback(now, metrics):
         if now >= step:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     return callback
 

@@ -352,6 +352,8 @@ def test_data_outside_the_space_are_refused(rows, match):
         ({"learning_rate": -0.1}, "learning_rate: expected a positive number"),
         ({"learning_rate": 0.1, "optimizer": optax.adam(0.1)}, "not both"),
         ({"average": 1.0}, "average: expected a decay between 0 and 1"),
+        ({"keep": 0}, "keep: expected a whole number"),
+        ({"resume": True}, "resume=True needs checkpoint_dir="),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(options, match):

@@ -113,6 +113,9 @@ def fit(
     num_steps = _number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
     if checkpoint_every is not None:
         _whole("checkpoint_every", checkpoint_every)
+    keep = _whole("keep", keep)
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average: expected a decay between 0 and 1, got {average}")
     rate = _rate(energy, optimizer, learning_rate)
@@ -147,7 +150,7 @@ def fit(
                 run.energy, objective, run.moment.state, key, run.history(), settings, run.step,
                 run.seconds,
             )  # fmt: skip
-            write_checkpoint(folder, checkpoint, keep=_whole("keep", keep))
+            write_checkpoint(folder, checkpoint, keep=keep)
             run.saved_step, run.saved_at = run.step, time.monotonic()
 
     watch = None if validation is None else _Watch(energy, rows, validation, num_steps)
