@@ -173,8 +173,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     (tmp_path / "no_folder").write_text("a file")
-    with pytest.raises(OSError), io.atomic_write(tmp_path / "no_folder" / "x"):
+    with pytest.raises(OSError) as caught, io.atomic_write(tmp_path / "no_folder" / "x"):
         pass
+    assert caught.value.filename == str(tmp_path / "no_folder" / "x")
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_archive(tmp_path):
