@@ -9,9 +9,13 @@ import pytest
 
 HEAVY = ["sklearn", "matplotlib", "typer", "pandas", "optax", "pyarrow", "safetensors"]
 
+# Names are loaded when first used, so the bare import is not all that a user pays for.
+VERBS = "import energax as ex; ex.Real, ex.from_log_density, ex.sample, ex.log_z, ex.fit"
 
-def test_import_brings_nothing_heavy():
-    code = f"import sys, energax; print([name for name in {HEAVY} if name in sys.modules])"
+
+@pytest.mark.parametrize("statement", ["import energax", VERBS])
+def test_import_brings_nothing_heavy(statement: str):
+    code = f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -27,7 +31,10 @@ def cpu_seconds(code: str) -> float:
 
 @pytest.mark.slow
 def test_import_costs_little_more_than_jax():
-    # Paired, first run thrown away (it may write .pyc files); hosts are shared, so medians.
-    pairs = [(cpu_seconds("import energax"), cpu_seconds("import jax")) for _ in range(11)][1:]
-    ours, jax = (statistics.median(side) for side in zip(*pairs, strict=True))
+    # Side by side, first run thrown away (it may write .pyc files); hosts are shared, so medians.
+    statements = ["import energax", VERBS, "import jax"]
+    rounds = [[cpu_seconds(statement) for statement in statements] for _ in range(11)][1:]
+    ours, verbs, jax = (statistics.median(side) for side in zip(*rounds, strict=True))
     assert ours <= 1.6 * jax, f"import energax {ours:.2f} s of CPU, import jax {jax:.2f} s"
+    # 1.5 when measured alone; the limit leaves room for a busy machine
+    assert verbs <= 2.0 * jax, f"its verbs {verbs:.2f} s of CPU, import jax {jax:.2f} s"
