@@ -1,5 +1,6 @@
 """`sample`: draws from any energy with a verdict; and the defaults that suit each energy."""
 
+import contextlib
 import math
 import time
 from typing import Any
@@ -26,13 +27,15 @@ from energax.samplers.gibbs import BlockGibbs, ColouredGibbs
 from energax.samplers.langevin import MALA, is_real
 from energax.samplers.metropolis import Metropolis
 from energax.samplers.progress import Progress
-from energax.samplers.starts import Candidates, initial_points, num_candidates
+from energax.samplers.starts import Candidates, initial_points, is_low, num_candidates
+from energax.samplers.tails import slowest_fall, tail_reason
 from energax.samplers.verdict import (
     Assessment,
     History,
     Kept,
     assess,
     kernel_reasons,
+    left_behind,
     quick_rhat,
 )
 from energax.spaces import Point, num_rows
@@ -42,6 +45,7 @@ __all__ = ["default_sampler", "initial_points", "sample"]
 _BLOCK_STEPS = 512
 _BLOCK_NUMBERS = 2**22  # floats that one block may leave on the device
 _KEPT_NUMBERS = 2**26  # floats of history that are kept in memory
+_OPINION_ESS = 200  # importance weights whose means are worth comparing
 _BURNT_IN = 1.2  # R-hat at which warm-up may end
 
 
@@ -86,8 +90,9 @@ def sample(
     known to 0.1 sd, for f and every coordinate that is not constant (Vehtari et al. 2021,
     arXiv:1903.08008). If only the last half of the run passes, the first counts as warm-up. Beyond
     16 chains R-hat is nested (Margossian et al. 2024) and consecutive chains share starts. After
-    warm-up half of the chains start anew, as far apart as may be among points of usual density, so
-    that a mode once seen is not forgotten. An energy of known normaliser is drawn from exactly,
+    warm-up the chains are spread over points of usual density, as far apart as may be, so that a
+    mode once seen is not forgotten, and in up to 8 dimensions the means must agree with importance
+    sampling wherever that is any good. An energy of known normaliser is drawn from exactly,
     without chains, unless `sampler` or `initial` is given.
 
     **Arguments:**
@@ -97,7 +102,7 @@ def sample(
     - `initial`: (num_chains, *event), instead of dispersed starts.
     - `num_warmup`, `num_steps`: steps a chain, fixed instead of until converged.
     - `max_evaluations`: budget of energy evaluations, all chains together; more is spent only on
-      the search for starts (up to 4,096 points) and where `num_samples` asks for more steps.
+      the search for starts (up to 8,192 points) and where `num_samples` asks for more steps.
     - `max_seconds`: optional limit, looked at after each block of steps; a run that hits it does
       not repeat exactly.
     - `progress`: a bar on stderr.
@@ -144,7 +149,8 @@ class _Job:
         self.cost = num_chains * sampler.evaluations_per_step(energy)  # evaluations a step
         self.num_evaluations, self.num_blocks = 0.0, 0
         self.num_superchains: int | None = None
-        self.candidates: Candidates | None = None
+        self.candidates: list[Candidates] = []
+        self.hopeless = False
         self.point_size = sum(math.prod(s) for s in _shapes(energy.space.shape))
 
     def run(self, num_samples, initial, num_warmup, num_steps, bar, *, key) -> Draws:
@@ -164,6 +170,8 @@ class _Job:
         share = num_divergent / (history.num_steps * self.num_chains)
         name = type(self.sampler).__name__
         reasons = kernel_reasons(name, self.sampler.is_exact, share) + assessment.reasons
+        tails = tail_reason(self.energy, _rows(kept))
+        reasons += [] if tails is None else [tails]
         if len(kept.log_density) < enough:
             reasons.append(
                 f"only {kept.log_density.size:,} draws were made in the time given, so that some "
@@ -171,7 +179,9 @@ class _Job:
             )
         time_limited = self._late and history.num_steps < most
         if assessment.reasons and num_steps is None:
-            if time_limited:
+            if self.hopeless:
+                reasons.append("stopped early, as longer chains would not help")
+            elif time_limited:
                 reasons.append(f"stopped by max_seconds={self.max_seconds:g}")
             else:
                 reasons.append(f"stopped by max_evaluations={self.max_evaluations:,}")
@@ -205,8 +215,8 @@ class _Job:
             self.num_superchains = divisors[-1] if divisors else self.num_chains
         num_starts = self.num_superchains or self.num_chains
         self.num_evaluations += num_candidates(self.energy, num_starts)
-        self.candidates = Candidates.look(self.energy, num_starts, key=key)
-        return self._shared(self.candidates.starts(num_starts))
+        self.candidates.append(Candidates.look(self.energy, num_starts, key=key))
+        return self._shared(self.candidates[0].starts(num_starts))
 
     def _shared(self, x: Point) -> Point:
         """The chains of a superchain start at the same point."""
@@ -216,24 +226,31 @@ class _Job:
             lambda a: jnp.repeat(a, self.num_chains // self.num_superchains, axis=0), x
         )
 
-    def _start_anew(self, log_density: np.ndarray, key) -> None:
-        """Half of the chains go, with the tuning as it is, to far-apart points of usual density.
+    def _start_anew(self, kept: Kept, key) -> None:
+        """Spreads the chains, tuning as it is, over points of usual density far from each other.
 
         Large steps early in warm-up, or the pull of the widest mode, may have taken all chains to
-        one mode; unless others start from every mode that was found, nothing would tell.
+        one mode; unless some start from every mode that was found, nothing would tell. In few
+        dimensions a second look, around what the chains found, finds modes. Superchains must share
+        a start to tell.
         """
+        key_look, key_init = jax.random.split(key)
         num_starts = self.num_superchains or self.num_chains
-        if self.candidates is None or num_starts < 4:
-            return
-        usual = log_density[np.isfinite(log_density)]
-        least = np.quantile(usual, 0.01) if len(usual) else -np.inf
-        x = self.candidates.typical(num_starts // 2, float(least))
-        if x is None:
-            return
-        num = num_starts // 2 * (self.num_chains // num_starts)
-        x = jax.tree.map(lambda a, b: jnp.concatenate([a[num:], b]), self.state.x, self._shared(x))
-        self.state, _ = _init(self.sampler, self.energy, x, key)
-        self.num_evaluations += self.num_chains
+        if is_low(self.energy.space):
+            self.num_evaluations += num_candidates(self.energy, num_starts)
+            with contextlib.suppress(ValueError):  # drifted off to where nothing is finite
+                self.candidates.append(
+                    Candidates.look(self.energy, num_starts, key=key_look, around=_rows(kept))
+                )
+        f = kept.log_density[np.isfinite(kept.log_density)]
+        least = float(np.quantile(f, 0.01)) if len(f) else np.inf
+        x, found = self.state.x, self.num_superchains is not None
+        for candidates in self.candidates:
+            x, heavy = candidates.spread(x, num_starts, least)
+            found |= heavy
+        if found:
+            self.state, _ = _init(self.sampler, self.energy, self._shared(x), key_init)
+            self.num_evaluations += self.num_chains
 
     @property
     def _late(self) -> bool:
@@ -285,8 +302,11 @@ class _Job:
             spent += done
             late_half = history.since(history.num_kept // 2)
             over = num_warmup is not None or spent + 2 * goal > budget / 4 or self._late
+            fall = slowest_fall(self.energy, _rows(late_half))
+            self.hopeless = fall is not None and fall[2]
+            over |= self.hopeless
             if over or quick_rhat(late_half, self.num_superchains) < _BURNT_IN:
-                self._start_anew(late_half.log_density, jax.random.fold_in(self.key, 2**31 - 1))
+                self._start_anew(late_half, jax.random.fold_in(self.key, 2**31 - 1))
                 return spent
             goal *= 2
 
@@ -308,7 +328,7 @@ class _Job:
                 self._report(bar, text)
                 if self._late:
                     break
-            last = self._late or history.num_steps >= most
+            last = self._late or history.num_steps >= most or self.hopeless
             assessment = self._judge(history, enough, last)
             if assessment is not None and (last or not assessment.reasons):
                 return history, assessment, acceptance / blocks, num_divergent
@@ -323,18 +343,27 @@ class _Job:
         limit = rhat_limit(
             self.point_size + 1, self.num_chains, num_superchains=self.num_superchains
         )
+        best = max(self.candidates, key=lambda c: c.ess, default=None)
+        opinion = best.mean() if best is not None and best.ess >= _OPINION_ESS else None
         for first in (0, history.num_kept // 2):
             kept = history.since(first)
-            if first and len(kept.log_density) < enough:
+            if first and (len(kept.log_density) < enough or left_behind(history, first)):
                 break
             hopeless = quick_rhat(kept, self.num_superchains) > limit + 0.05
             if hopeless and not (last and first == 0):
                 continue
-            assessment = assess(kept, self.energy.space, self.num_superchains)
+            assessment = assess(kept, self.energy.space, self.num_superchains, opinion)
             if not assessment.reasons:
                 return assessment
             whole = assessment if first == 0 else whole
         return whole
+
+
+def _rows(kept: Kept) -> Point:
+    """Up to some 2,000 draws of all chains, (num, *event), the last ones of each."""
+    steps = max(1, 2_000 // kept.log_density.shape[1])
+    leaves = [a[-steps:].reshape(-1, *a.shape[2:]) for a in kept.leaves]
+    return jax.tree.unflatten(kept.structure, leaves)
 
 
 def _shapes(shape) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Where chains start: dispersed wider than the base, and spread over where mass was found.
+"""Where chains start, and a look by importance sampling at what they might miss.
 
 Chains show that they have missed a mode only if some of them start in it. So half of the starts are
 far-flung mirror pairs, one on either side of the centre whatever the direction, and half are taken
@@ -6,22 +6,22 @@ as far from each other as may be among the points that carry the importance-samp
 in few dimensions means every mode).
 """
 
-import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from energax.energies._base import AbstractEnergy, AbstractNormalised, batched
+from energax.energies._base import AbstractEnergy, batched
 from energax.energies.reference import default_base
 from energax.spaces import (
     AbstractArraySpace,
     AbstractSpace,
     Binary,
     Box,
+    Categorical,
     Count,
     Ordinal,
     Point,
@@ -30,8 +30,8 @@ from energax.spaces import (
     Spin,
 )
 
-_WIDEST = 10.0
-"""The widest starts, in units of the default base's own scale."""
+_SCALES = np.geomspace(10, 1, 4)
+"""How far bases are stretched, the widest first."""
 
 
 def initial_points(
@@ -59,52 +59,90 @@ def initial_points(
     return jax.tree.map(lambda a: jnp.repeat(a, num_chains // num_starts, axis=0), x)
 
 
-class Candidates:
-    """Points of the space with f and importance weights, from which starts are chosen."""
+def num_candidates(energy: AbstractEnergy, num_starts: int) -> int:
+    """How many points are looked at, unless f is finite at none of them."""
+    sites = energy.space.num_sites
+    num = 4_096 if is_low(energy.space) else 512
+    return max(4 * num_starts, min(num, 2**24 // sites))
 
-    def __init__(self, x: Point, log_density: np.ndarray, log_weight: np.ndarray):
+
+def is_low(space: AbstractSpace) -> bool:
+    """True in few dimensions, where candidates find the mass; in many no number of them does."""
+    return space.num_sites <= 8
+
+
+class Candidates:
+    """Points of the space with f and importance weights exp(f)/q, q the mixture they come from."""
+
+    def __init__(self, x: Point, log_density: np.ndarray, log_q: np.ndarray):
         self._shape = log_density.shape  # (scales, 2, num): mirror images along axis 1
-        self._leaves, self._structure = jax.tree.flatten(x)
-        self._leaves = [np.asarray(a).reshape(-1, *a.shape[3:]) for a in self._leaves]
-        self._log_density = log_density.astype(np.float64).ravel()
-        finite = np.isfinite(self._log_density)
-        self._log_weight = np.where(finite, log_weight.astype(np.float64).ravel(), -np.inf)
+        leaves, self._structure = jax.tree.flatten(x)
+        self._leaves = leaves
+        f = log_density.astype(np.float64).ravel()
+        finite = np.isfinite(f)
         self._finite = finite.reshape(self._shape)
+        self.log_density = np.where(finite, f, -np.inf)
+        log_weight = self.log_density - log_q.astype(np.float64).ravel()
+        weight = np.exp(log_weight - log_weight.max())
+        self._weight = weight / weight.sum()
 
     @staticmethod
-    def look(energy: AbstractEnergy, num_starts: int, *, key: Key[Array, ""]) -> "Candidates":
+    def look(
+        energy: AbstractEnergy, num_starts: int, *, key: Key[Array, ""], around: Point | None = None
+    ) -> "Candidates":
         """Evaluates `num_candidates` points, and 16 times as many if f is finite at none.
 
-        **Raises:** ValueError if f is finite at none of them either.
+        **Arguments:** `around`: draws (num, *event) to look around, instead of the default base.
+
+        **Raises:** ValueError if f is finite at none of them.
         """
-        num_scales = min(-(-num_starts // 4), 8)
-        scales = np.geomspace(_WIDEST, 1, num_scales) if num_scales > 1 else [_WIDEST**0.5]
-        bases = {name: default_base(part) for name, part in _parts(energy.space).items()}
         few = num_candidates(energy, num_starts)
+        rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+        evaluate = eqx.filter_jit(batched)
         for num in (few, 16 * few):
-            each = -(-num // (2 * num_scales))
-            found = _evaluate(energy, bases, jnp.asarray(scales, float), key, num=each)
-            x, log_density, log_weight = jax.tree.map(np.asarray, found)
+            shape = (len(_SCALES), 2, -(-num // (2 * len(_SCALES))))
+            x, log_q = _scattered(energy.space, around, shape, rng)
+            log_density = np.asarray(evaluate(energy, jax.tree.map(jnp.asarray, x)))
             if np.isfinite(log_density).any():
-                return Candidates(x, log_density, log_weight)
+                return Candidates(x, log_density.reshape(shape), log_q.reshape(shape))
         raise ValueError(
             f"found no start: f(x) is finite at none of {num:,} points drawn from the default base "
             f"of {energy.space}; give initial= points where f is finite"
         )
 
+    @property
+    def ess(self) -> float:
+        """Effective number of weights, (Σw)²/Σw² (Kish 1965)."""
+        return float(1 / (self._weight**2).sum())
+
+    def mean(self) -> tuple[np.ndarray, np.ndarray]:
+        """E[x], flat, by self-normalised weights, and its error (Owen 2013, section 9.2)."""
+        x = np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in self._leaves], 1)
+        mean = self._weight @ x
+        return mean, np.sqrt(self._weight**2 @ (x - mean) ** 2)
+
     def starts(self, num: int) -> Point:
         """Half of them mirror pairs, half spread over what carries the weight; (num, *event)."""
-        num_spread = num // 2
-        return self._points(self._pairs(num - num_spread) + self._spread(num_spread))
+        heavy = self._heavy(num // 2)
+        places = heavy[_far_apart([leaf[heavy] for leaf in self._leaves], num // 2)]
+        places = np.concatenate([self._pairs(num - num // 2), places]).astype(int)
+        return self._points([leaf[places] for leaf in self._leaves])
 
-    def typical(self, num: int, least: float) -> Point | None:
-        """`num` points with f ≥ `least`, spread over what carries the weight; None without any."""
-        places = self._spread(num, np.where(self._log_density >= least, self._log_weight, -np.inf))
-        return self._points(places) if places else None
+    def spread(self, x: Point, num: int, least: float) -> tuple[Point, bool]:
+        """`num` points as far apart as may be among the chains at `x` and what carries the weight,
+        and whether that is anything: where weights are uneven it must have f ≥ `least`."""
+        heavy = self._heavy(0)
+        if self.ess < 50:
+            heavy = heavy[self.log_density[heavy] >= least]
+        leaves = [
+            np.concatenate([np.asarray(chains), leaf[heavy]])
+            for chains, leaf in zip(jax.tree.leaves(x), self._leaves, strict=True)
+        ]
+        places = _far_apart(leaves, num)
+        return self._points([leaf[places] for leaf in leaves]), len(heavy) > 0
 
-    def _points(self, places: list[int]) -> Point:
-        leaves = [jnp.asarray(leaf[np.array(places)]) for leaf in self._leaves]
-        return jax.tree.unflatten(self._structure, leaves)
+    def _points(self, leaves: list[Any]) -> Point:
+        return jax.tree.unflatten(self._structure, [jnp.asarray(leaf) for leaf in leaves])
 
     def _pairs(self, num: int) -> list[int]:
         """Places of mirror pairs, from each scale by turns; of any finite points without any."""
@@ -121,104 +159,113 @@ class Candidates:
                 chosen += [int(single[(j + side) % len(single)]) for side in (0, 1)]
         return chosen[:num]
 
-    def _spread(self, num: int, log_weight: np.ndarray | None = None) -> list[int]:
-        """Places of points far from each other among those that carry 99.9 % of the weight."""
-        log_weight = self._log_weight if log_weight is None else log_weight
-        order = np.argsort(-log_weight, kind="stable")
-        order = order[: int((log_weight > -np.inf).sum())]
-        if len(order) == 0 or num == 0:
-            return []
-        weight = np.exp(log_weight[order] - log_weight[order[0]])
-        heavy = int(np.searchsorted(np.cumsum(weight), 0.999 * weight.sum())) + 1
-        some = order[: min(max(heavy, num), 1_024)]
-        points = np.concatenate(
-            [a.reshape(len(a), -1)[some].astype(np.float64) for a in self._leaves], axis=1
-        )
-        points /= np.maximum(points.std(0), 1e-300)
-        chosen, distance = [0], np.full(len(some), np.inf)
-        while len(chosen) < min(num, len(some)):
-            distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
-            chosen.append(int(distance.argmax()))
-        return [int(some[chosen[i % len(chosen)]]) for i in range(num)]
+    def _heavy(self, least: int) -> np.ndarray:
+        """Places that carry 99.9 % of the weight, the heaviest first; not fewer than `least`."""
+        order = np.argsort(-self._weight, kind="stable")
+        order = order[: int((self._weight > 0).sum())]
+        heavy = int(np.searchsorted(np.cumsum(self._weight[order]), 0.999)) + 1
+        return order[: min(max(heavy, least), 1_024)]
 
 
-def num_candidates(energy: AbstractEnergy, num_starts: int) -> int:
-    """How many points are looked at, unless f is finite at none of them."""
-    sites = energy.space.num_sites
-    num = 4_096 if sites <= 8 else 512  # in many dimensions no number of them finds the mass
-    return max(4 * num_starts, min(num, 2**24 // sites))
+def _far_apart(leaves: list[np.ndarray], num: int) -> list[int]:
+    """Numbers of `num` points, each the farthest from those before, in units of the sd."""
+    points = np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
+    points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-300)
+    chosen, distance = [0], np.full(len(points), np.inf)
+    while len(chosen) < min(num, len(points)):
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(distance.argmax()))
+    return [chosen[i % len(chosen)] for i in range(num)]
 
 
-@eqx.filter_jit
-def _evaluate(
-    energy: AbstractEnergy,
-    bases: dict[str, AbstractNormalised],
-    scales: Float[Array, " scales"],
-    key: Key[Array, ""],
-    *,
-    num: int,
-):
-    """x (scales, 2, num, *event), mirror images along axis 1, with f and log weights there."""
-    shape = (scales.shape[0], 2, num)
-    x, log_q = {}, jnp.zeros(shape)
-    for i, (name, base) in enumerate(bases.items()):
-        space = base.space
-        u = _draw(base, math.prod(shape), key=jax.random.fold_in(key, i))
-        u = u.reshape(*shape, *u.shape[1:])
-        u = u.at[:, 1].set(_mirror(space, u[:, 0], u[:, 1]))
-        centre, unbounded = _centre(space)
-        scale = scales.reshape((-1, 1, 1) + (1,) * len(space.shape))
-        stretched = centre + (u - centre) * jnp.where(unbounded, scale, 1.0)
+def _scattered(
+    space: AbstractSpace, around: Point | None, shape: tuple[int, int, int], rng
+) -> tuple[Point, np.ndarray]:
+    """Points (scales · 2 · num, *event), mirror images along the second, and the log of their q.
+
+    Drawn by NumPy, which has nothing to compile: the default bases, wider by each scale.
+    """
+    parts: Any = space.parts if isinstance(space, Record) else {"": space}
+    x, log_q = {}, np.zeros((len(_SCALES), np.prod(shape)))
+    for name, part in parts.items():
+        rows = around[name] if isinstance(around, dict) else around
+        base = _Base(part, None if rows is None else np.asarray(rows, np.float64))
+        draws = np.stack([base.pairs(scale, shape[2], rng) for scale in _SCALES])
+        x[name] = draws.reshape(-1, *part.shape).astype(part.dtype)
+        values = x[name].astype(np.float64)
+        log_q += np.stack([base.log_q(values, scale) for scale in _SCALES])
+    mixture = np.logaddexp.reduce(log_q, axis=0)
+    return x if isinstance(space, Record) else x[""], mixture
+
+
+class _Base:
+    """The default base of a space, or its like around given rows, in NumPy."""
+
+    def __init__(self, space: AbstractArraySpace, rows: np.ndarray | None):
+        self.space = space
+        low, high = np.float64(-np.inf), np.float64(np.inf)
+        if isinstance(space, Box):
+            low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+        elif isinstance(space, Count):
+            low = np.float64(0)
+        self.low, self.high = np.broadcast_to(low, space.shape), np.broadcast_to(high, space.shape)
+        self.has_low, self.has_high = np.isfinite(self.low), np.isfinite(self.high)
+        self.none = ~self.has_low & ~self.has_high
+        self.end = np.where(self.has_low, self.low, np.where(self.has_high, self.high, 0.0))
+        if rows is None:
+            self.centre, self.width = self.end, 10.0 if isinstance(space, Count) else 1.0
+        else:
+            self.centre = np.where(self.none, rows.mean(0), self.end)
+            self.width = np.sqrt(((rows - self.centre) ** 2).mean(0))
+            self.width = np.maximum(1.1 * self.width, 1e-6 * (1e-6 + abs(self.centre)))
+
+    def pairs(self, scale: float, num: int, rng) -> np.ndarray:
+        """(2, num, *event): draws, and their mirror images or where there are none other draws."""
+        space, shape = self.space, (2, num, *self.space.shape)
+        if isinstance(space, Binary | Spin):
+            x = rng.integers(0, 2, shape)
+            x[1] = 1 - x[0]
+            return x if isinstance(space, Binary) else 2 * x - 1
+        if isinstance(space, Ordinal):
+            x = rng.integers(0, space.num_values, shape)
+            x[1] = space.num_values - 1 - x[0]
+            return x
+        if isinstance(space, Categorical):
+            x = rng.integers(0, space.num_values, (2, num, *space.sites))
+            one_hot = x[..., None] == np.arange(space.num_values)
+            return x if space.encoding == "index" else one_hot
+        if isinstance(space, Count):  # geometric
+            draws = np.floor(rng.exponential(size=shape) / np.log1p(1 / (scale * self.width)))
+            return np.minimum(draws, 2.0**30)
+        if isinstance(space, Real | Box):
+            width = scale * self.width
+            z = rng.normal(size=shape)
+            z[1] = -z[0]
+            step = np.where(self.has_low, 1, -1) * width * rng.exponential(size=shape)
+            x = np.where(self.none, self.centre + width * z, self.end + step)
+            unit = rng.random(shape)
+            unit[1] = 1 - unit[0]
+            with np.errstate(invalid="ignore"):
+                both = self.low + (self.high - self.low) * unit
+            x = np.where(self.has_low & self.has_high, both, x)
+            return x.clip(self.low, self.high)
+        draws = default_base(space).draw(2 * num, key=jax.random.key(rng.integers(2**31)))
+        return np.asarray(draws).reshape(shape)
+
+    def log_q(self, x: np.ndarray, scale: float) -> np.ndarray:
+        """Log density of points (num, *event) up to a constant that is the same for all scales."""
+        space = self.space
         if isinstance(space, Count):
-            stretched = jnp.round(stretched)
-        x[name] = stretched.astype(space.dtype)
-        num_stretched = jnp.sum(jnp.broadcast_to(unbounded, space.shape))
-        log_q += _each(base, u) - (num_stretched * jnp.log(scales))[:, None, None]
-    points = x if isinstance(energy.space, Record) else x[""]
-    log_density = _each(energy, points)
-    return points, log_density, log_density - log_q
-
-
-def _each(energy: AbstractEnergy, x: Point) -> Float[Array, "scales 2 num"]:
-    """f of a batch with three leading axes."""
-    shape = jax.tree.leaves(x)[0].shape[:3]
-    return batched(energy, jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), x)).reshape(shape)
-
-
-def _draw(base: AbstractNormalised, num: int, *, key: Key[Array, ""]) -> Array:
-    if isinstance(base.space, Count):
-        # The default base there is geometric of mean 10; inverted, it compiles 50 times faster.
-        unit = jax.random.uniform(key, (num, *base.space.shape))
-        return jnp.floor(jnp.log1p(-unit) / math.log(10 / 11)).astype(base.space.dtype)
-    return base.draw(num, key=key)
-
-
-def _parts(space: AbstractSpace) -> dict[str, AbstractArraySpace]:
-    if isinstance(space, Record):
-        return space.parts
-    assert isinstance(space, AbstractArraySpace)
-    return {"": space}
-
-
-def _mirror(space: AbstractSpace, x: Array, other: Array) -> Array:
-    """The mirror image of draws `x` of the base where it has one, else the `other` draws."""
-    if isinstance(space, Real | Spin):
-        return -x
-    if isinstance(space, Binary):
-        return 1 - x
-    if isinstance(space, Ordinal):
-        return space.num_values - 1 - x
-    if isinstance(space, Box):
-        low, high = space.low, space.high
-        both, none = jnp.isfinite(low) & jnp.isfinite(high), jnp.isinf(low) & jnp.isinf(high)
-        return jnp.where(both, jnp.clip(low + high - x, low, high), jnp.where(none, -x, other))
-    return other
-
-
-def _centre(space: AbstractSpace) -> tuple[Any, Any]:
-    """(point from which the base is stretched, which coordinates have no bound)."""
-    if isinstance(space, Box):
-        low, high = jnp.isfinite(space.low), jnp.isfinite(space.high)
-        end = jnp.where(low, space.low, jnp.where(high, space.high, 0.0))
-        return end, ~(low & high)
-    return 0, isinstance(space, Real | Count)
+            mean = scale * self.width
+            log_q = -x * np.log1p(1 / mean) - np.log1p(mean)
+        elif isinstance(space, Real | Box):
+            width = scale * self.width
+            z = (x - self.centre) / width
+            log_q = np.where(self.none, -0.5 * z**2, -abs(z)) - np.log(width)
+            log_q = np.where(self.has_low & self.has_high, 0.0, log_q)
+        elif isinstance(space, Binary | Spin | Ordinal | Categorical):
+            return np.zeros(len(x))
+        else:
+            base, points = default_base(space), jnp.asarray(x, space.dtype)
+            return np.asarray(batched(base, points), np.float64)
+        return log_q.reshape(len(x), -1).sum(-1)

@@ -106,8 +106,16 @@ class Assessment:
     reasons: list[str]
 
 
-def assess(kept: Kept, space: AbstractSpace, num_superchains: int | None) -> Assessment:
-    """Diagnostics of what was kept, with a reason for everything that speaks against it."""
+def assess(
+    kept: Kept,
+    space: AbstractSpace,
+    num_superchains: int | None,
+    opinion: tuple[np.ndarray, np.ndarray] | None,
+) -> Assessment:
+    """Diagnostics of what was kept, with a reason for everything that speaks against it.
+
+    **Arguments:** `opinion`: means of x, flat, found without chains, and their standard errors.
+    """
     columns = kept.columns()
     parts = [diagnostics.summarise(c, num_superchains) for c in columns]
     summary = diagnostics.Summary(
@@ -173,7 +181,18 @@ def assess(kept: Kept, space: AbstractSpace, num_superchains: int | None) -> Ass
                 f"the mean of {name(i)} is known to {error[i]:.2g} sd only, {MCSE_ALLOWED} is "
                 "allowed; run longer (max_evaluations=)"
             )
-    growth, i = _growth(columns, space, kept)
+    if opinion is not None:
+        mean, std_err = opinion
+        gap = abs(mean - summary.mean[1:])
+        error = np.hypot(std_err, summary.mcse_mean[1:]) + 1e-6 * (1 + abs(mean))
+        i = int(np.argmax(np.where(gap > MCSE_ALLOWED * summary.sd[1:], gap / error, 0)))
+        if gap[i] > 4 * error[i] and gap[i] > MCSE_ALLOWED * summary.sd[1:][i]:
+            reasons.append(
+                f"chains miss a part: importance sampling puts the mean of {name(i + 1)} at "
+                f"{mean[i]:.4g} ± {std_err[i]:.2g}, they at {summary.mean[i + 1]:.4g}; the density "
+                "has several modes that plain chains seldom cross"
+            )
+    growth, i = _growth(columns, space)
     if growth > _GROWTH_ALLOWED:
         reasons.append(
             f"chains drift off: the spread of {name(i)} grew {growth:.3g}-fold from the first half "
@@ -211,17 +230,33 @@ def _moved(columns: list[np.ndarray]) -> np.ndarray:
     return moved
 
 
-def _growth(columns: list[np.ndarray], space: AbstractSpace, kept: Kept) -> tuple[float, int]:
+def left_behind(history: History, first: int) -> bool:
+    """Whether draws before the kept step `first` lie, at usual density, where none do after it.
+
+    Then the first part is no burn-in: the chains had been in a mode that they left for good.
+    """
+    early, late = history.since(0), history.since(first)
+    f = late.log_density[np.isfinite(late.log_density)]
+    usual = early.log_density[:first] >= (np.quantile(f, 0.01) if len(f) else np.inf)
+    outside = np.zeros_like(usual)
+    for before, after in zip(early.leaves, late.leaves, strict=True):
+        low, high = after.min((0, 1)).astype(float), after.max((0, 1)).astype(float)
+        margin = 0.1 * (high - low)
+        away = (before[:first] < low - margin) | (before[:first] > high + margin)
+        outside |= away.reshape(*usual.shape, -1).any(-1)
+    return bool((outside & usual).mean() > 0.002)
+
+
+def _growth(columns: list[np.ndarray], space: AbstractSpace) -> tuple[float, int]:
     """(the largest growth of the spread of an unbounded coordinate between halves, its number)."""
     parts = list(space.parts.values()) if isinstance(space, Record) else [space]
     worst, where, at = 1.0, 1, 1
     for part, column in zip(parts, columns[1:], strict=True):
-        unbounded = _unbounded(part).ravel()
         half = column.shape[1] // 2
-        for i in np.flatnonzero(unbounded) if half > 1 else []:
+        for i in np.flatnonzero(_unbounded(part).ravel()) if half > 1 else []:
             values = column[:, :, i].astype(np.float64)
             early, late = values[:, :half].std(), values[:, half:].std()
-            growth = late / early if early > 0 else (np.inf if late > 0 else 1.0)
+            growth = late / early if early > 0 else 1.0
             if growth > worst:
                 worst, where = float(growth), at + int(i)
         at += column.shape[2]

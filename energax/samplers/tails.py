@@ -1,0 +1,104 @@
+"""Whether f falls fast enough, far out, for exp(f) to have a finite integral, a mean and an sd.
+
+Chains cannot tell: they never get far enough. But f itself can be asked: where f falls as −s log|x|
+along rays in d dimensions, exp(f) is integrable only if s > d, has a mean only if s > d + 1, and a
+variance only if s > d + 2.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from energax.energies._base import AbstractEnergy, batched
+from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
+
+_FAR = 1e3
+"""How far out f is asked, in units of the farthest draw's distance from the median."""
+
+_RAYS = 8  # of each kind
+
+
+def _unbounded(space: AbstractSpace) -> list[np.ndarray]:
+    """For each part, (2, *shape): which coordinates may go to −∞, and which to +∞."""
+    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
+    ways = []
+    for part in parts:
+        if isinstance(part, Box):
+            ways.append(np.stack([np.isinf(np.asarray(part.low)), np.isinf(np.asarray(part.high))]))
+        else:
+            down, up = isinstance(part, Real), isinstance(part, Real | Count)
+            ways.append(np.stack([np.full(part.shape, down), np.full(part.shape, up)]))
+    return ways
+
+
+def tail_reason(energy: AbstractEnergy, x: Point) -> str | None:
+    """What is wrong with the tails of f, if anything is; `x`: draws (num, *event)."""
+    fall = slowest_fall(energy, x)
+    if fall is None or fall[0] > 2.02:
+        return None
+    excess, which, _ = fall
+    where = "outwards" if which is None else f"along coordinate {which} (row-major)"
+    if excess <= 0.02:
+        what = "so slowly, if at all, that exp(f) has no finite integral: there is no distribution"
+    elif excess <= 1.02:
+        what = "so slowly that p(x) has no mean: read quantiles off the draws, not means"
+    else:
+        what = "so slowly that p(x) has no variance: means carry no valid error bar"
+    return f"far {where} f falls {what}; confine f, or x to a Box"
+
+
+def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, bool] | None:
+    """The slowest fall of f that was found, or None where no coordinate can go far.
+
+    **Arguments:** `x`: draws (num, *event).
+
+    **Returns:** (s − d, number of the coordinate that goes out alone, None where all go together in
+    d dimensions; whether f falls along none of the latter rays).
+    """
+    leaves, structure = jax.tree.flatten(x)
+    ways = [w.reshape(2, -1) for w in _unbounded(energy.space)]
+    size = [w.shape[1] for w in ways]
+    ways = np.concatenate(ways, axis=1)
+    free = np.flatnonzero(ways.any(0))
+    if len(free) == 0:
+        return None
+    flat = _flat(leaves)
+    centre = np.median(flat, axis=0)
+    reach = np.maximum(abs(flat - centre).max(0), 1e-6 * (1 + abs(centre))) * _FAR
+    start = flat[np.linspace(0, len(flat) - 1, _RAYS).astype(int)]
+
+    together = (start - centre) / reach
+    size_of = abs(together[:, free]).max(1, keepdims=True)
+    together = np.where(size_of > 0, together / np.maximum(size_of, 1e-300), 1.0)
+    together = np.where(ways[0] & ways[1], together, np.where(ways[1], 1, -1) * abs(together))
+    together[:, ~ways.any(0)] = 0.0
+    alone = free[np.linspace(0, len(free) - 1, _RAYS).astype(int)]
+    single = np.zeros((2 * _RAYS, flat.shape[1]))
+    for way, sign in enumerate((-1.0, 1.0)):  # a way that is shut turns back to the open one
+        rows = way * _RAYS + np.arange(_RAYS)
+        single[rows, alone] = np.where(ways[way, alone], sign, -sign)
+    direction = np.concatenate([together, single])
+    start = np.concatenate([start, start, start])
+    moves = direction != 0
+    rays = [np.where(moves, centre + k * reach * direction, start) for k in (1.0, 2.0)]
+
+    parts = np.split(np.concatenate(rays).clip(-1e37, 1e37), np.cumsum(size)[:-1], axis=1)
+    points = []
+    for part, leaf in zip(parts, leaves, strict=True):
+        if leaf.dtype.kind == "i":
+            part = np.round(part.clip(0, 2**30))
+        points.append(jnp.asarray(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
+    f = np.asarray(eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points)))
+    near, far = f[: len(direction)].astype(np.float64), f[len(direction) :].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        fall = np.where(far == np.inf, -np.inf, (near - far) / np.log(2.0))
+    fall = np.where(np.isnan(fall), np.inf, fall)  # f = −∞ at both: nothing is there
+    excess = fall - np.concatenate([np.full(_RAYS, len(free)), np.ones(2 * _RAYS)])
+    i = int(excess.argmin())
+    which = None if i < _RAYS else int(alone[(i - _RAYS) % _RAYS])
+    return float(excess[i]), which, bool((fall[:_RAYS] <= 0).all())
+
+
+def _flat(leaves: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
