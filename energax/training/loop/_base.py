@@ -332,20 +332,19 @@ def _diagnosis(last: dict[str, float], rate: float | None) -> str:
 
 def review(history: History) -> tuple[str, ...]:
     """Reasons not to trust a training that ran to its end."""
+    names = "gap", "energy_data_sd", "acceptance"
     steps = len(history.get("step", ()))
-    if steps < 100 or "acceptance" not in history:
+    if steps < 100 or not set(names) <= set(history):
         return ()
-    gap, spread, acceptance = (
-        float(history[name][steps - steps // 10 :].mean())
-        for name in ("gap", "energy_data_sd", "acceptance")
-    )
+    gap, spread, acceptance = (float(history[name][steps - steps // 10 :].mean()) for name in names)
     return Verdict.of(
         [
             (
                 abs(gap) <= spread + 1,
                 f"in the last tenth of the steps the samples' energies were {abs(gap):.3g} nats "
                 f"{'below' if gap > 0 else 'above'} the data's, whose spread is {spread:.3g}: the "
-                "chains do not keep up; take more sampler steps an update or a lower learning rate",
+                "chains do not keep up; take more sampler steps an update, a lower learning rate or "
+                "more steps",
             ),
             (
                 acceptance >= 0.01,
