@@ -343,8 +343,8 @@ def review(history: History) -> tuple[str, ...]:
                 abs(gap) <= spread + 1,
                 f"in the last tenth of the steps the samples' energies were {abs(gap):.3g} nats "
                 f"{'below' if gap > 0 else 'above'} the data's, whose spread is {spread:.3g}: the "
-                "chains do not keep up; take more sampler steps an update, a lower learning rate or "
-                "more steps",
+                "chains do not keep up; take more sampler steps an update, a lower learning rate "
+                "or more steps",
             ),
             (
                 acceptance >= 0.01,
