@@ -31,7 +31,7 @@ _PILOT_STEPS = 40  # of each knot
 
 
 class Schedule(eqx.Module):
-    """What a pilot run learned along the path: kernel tunings at knots, and how fast weights vary."""
+    """What a pilot run learned along the path: tunings at knots, and how fast weights vary."""
 
     knots: Float[Array, " knots"]
     tunings: Any
