@@ -41,7 +41,7 @@ def tail_reasons(energy: AbstractEnergy, draws: Point, *, key: Key[Array, ""]) -
     flat = np.median(slope, axis=1) >= -dimension * math.log(2) * (1 + 1e-3)
     if flat.any():
         return [
-            f"f falls no faster than −{dimension} log |x| along {flat.mean():.0%} of the directions "
+            f"f falls no faster than −{dimension} log |x| along {flat.mean():.0%} of the rays "
             "looked at: exp f may have no finite integral"
         ]
     return []
