@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", choices=NAMES, help="one question; may repeat")
     parser.add_argument("--data", type=Path, help="folder that holds mnist.npz")
-    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
+    parser.add_argument("--quick", action="store_true", help="two rounds; nothing is written")
     parser.add_argument(
         "--threads", type=int, help="threads of each library (default: its own choice)"
     )
@@ -36,7 +36,8 @@ def main() -> int:
             failed.append(name)
             continue
         document = as_json(report, options, before)
-        save(document)
+        if not options.quick:
+            save(document)
         shown += table(document)
     print("\n".join(shown))
     if failed:
