@@ -102,7 +102,7 @@ def sample(
     - `initial`: (num_chains, *event), instead of dispersed starts.
     - `num_warmup`, `num_steps`: steps a chain, fixed instead of until converged.
     - `max_evaluations`: budget of energy evaluations, all chains together; more is spent only on
-      the search for starts (up to 8,192 points) and where `num_samples` asks for more steps.
+      the search for starts (up to 20,480 points) and where `num_samples` asks for more steps.
     - `max_seconds`: optional limit, looked at after each block of steps; a run that hits it does
       not repeat exactly.
     - `progress`: a bar on stderr.
@@ -150,7 +150,7 @@ class _Job:
         self.num_evaluations, self.num_blocks = 0.0, 0
         self.num_superchains: int | None = None
         self.candidates: list[Candidates] = []
-        self.hopeless = False
+        self.hopeless = self.given = False
         self.point_size = sum(math.prod(s) for s in _shapes(energy.space.shape))
 
     def run(self, num_samples, initial, num_warmup, num_steps, bar, *, key) -> Draws:
@@ -169,7 +169,8 @@ class _Job:
         used = len(kept.log_density) * history.thin
         share = num_divergent / (history.num_steps * self.num_chains)
         name = type(self.sampler).__name__
-        reasons = kernel_reasons(name, self.sampler.is_exact, share) + assessment.reasons
+        reasons = kernel_reasons(name, self.sampler.is_exact, self.num_chains, share)
+        reasons += assessment.reasons
         tails = tail_reason(self.energy, _rows(kept))
         reasons += [] if tails is None else [tails]
         if len(kept.log_density) < enough:
@@ -201,7 +202,8 @@ class _Job:
         )
 
     def _starts(self, initial, key) -> Point:
-        if initial is not None:
+        self.given = initial is not None
+        if self.given:
             x = self.energy.space.validate(initial, batch=True, name="initial")
             if num_rows(x) != self.num_chains:
                 raise ValueError(
@@ -232,16 +234,18 @@ class _Job:
         Large steps early in warm-up, or the pull of the widest mode, may have taken all chains to
         one mode; unless some start from every mode that was found, nothing would tell. In few
         dimensions a second look, around what the chains found, finds modes. Superchains must share
-        a start to tell.
+        a start to tell. Chains whose start was given stay where they are.
         """
         key_look, key_init = jax.random.split(key)
         num_starts = self.num_superchains or self.num_chains
         if is_low(self.energy.space):
-            self.num_evaluations += num_candidates(self.energy, num_starts)
+            self.num_evaluations += num_candidates(self.energy, num_starts, around=True)
             with contextlib.suppress(ValueError):  # drifted off to where nothing is finite
                 self.candidates.append(
                     Candidates.look(self.energy, num_starts, key=key_look, around=_rows(kept))
                 )
+        if self.given:
+            return
         f = kept.log_density[np.isfinite(kept.log_density)]
         least = float(np.quantile(f, 0.01)) if len(f) else np.inf
         x, found = self.state.x, self.num_superchains is not None
@@ -282,7 +286,7 @@ class _Job:
     def _report(self, bar: Progress, text: str) -> None:
         done = self.num_evaluations / self.max_evaluations
         if self.max_seconds < math.inf:
-            done = max(done, (time.perf_counter() - self.start) / self.max_seconds)
+            done = max(done, (time.perf_counter() - self.start) / max(self.max_seconds, 1e-9))
         bar.update(min(done, 1.0), text)
 
     def _warm_up(self, budget: int, num_warmup: int | None, bar: Progress) -> int:
@@ -294,7 +298,7 @@ class _Job:
         goal = goal if num_warmup is None else num_warmup
         while True:
             history, done = History(2**22 // (self.num_chains * self.point_size)), 0
-            while done < goal and not self._late:
+            while done < goal and not (done and self._late):
                 trace = self._advance(block, adapt=True)
                 history.add(trace.x, trace.log_density)
                 done += block

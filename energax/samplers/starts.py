@@ -59,11 +59,10 @@ def initial_points(
     return jax.tree.map(lambda a: jnp.repeat(a, num_chains // num_starts, axis=0), x)
 
 
-def num_candidates(energy: AbstractEnergy, num_starts: int) -> int:
-    """How many points are looked at, unless f is finite at none of them."""
-    sites = energy.space.num_sites
-    num = 4_096 if is_low(energy.space) else 512
-    return max(4 * num_starts, min(num, 2**24 // sites))
+def num_candidates(energy: AbstractEnergy, num_starts: int, around: bool = False) -> int:
+    """How many points are looked at, unless f is finite at none of them; more `around` draws."""
+    num = (16_384 if around else 4_096) if is_low(energy.space) else 512
+    return max(4 * num_starts, min(num, 2**24 // energy.space.num_sites))
 
 
 def is_low(space: AbstractSpace) -> bool:
@@ -77,12 +76,18 @@ class Candidates:
     def __init__(self, x: Point, log_density: np.ndarray, log_q: np.ndarray):
         self._shape = log_density.shape  # (scales, 2, num): mirror images along axis 1
         leaves, self._structure = jax.tree.flatten(x)
-        self._leaves = leaves
-        f = log_density.astype(np.float64).ravel()
-        finite = np.isfinite(f)
+        f, q = (a.astype(np.float64).ravel() for a in (log_density, log_q))
+        finite = np.isfinite(f) & np.isfinite(q)
+        for leaf in leaves:
+            finite &= np.isfinite(leaf.reshape(len(leaf), -1)).all(1)
+        if not finite.any():
+            raise ValueError("f and x are finite together at none of the points looked at")
+        self._leaves = [
+            np.where(finite.reshape(-1, *[1] * (a.ndim - 1)), a, a[finite][0]) for a in leaves
+        ]
         self._finite = finite.reshape(self._shape)
         self.log_density = np.where(finite, f, -np.inf)
-        log_weight = self.log_density - log_q.astype(np.float64).ravel()
+        log_weight = self.log_density - np.where(finite, q, 0.0)
         weight = np.exp(log_weight - log_weight.max())
         self._weight = weight / weight.sum()
 
@@ -96,7 +101,7 @@ class Candidates:
 
         **Raises:** ValueError if f is finite at none of them.
         """
-        few = num_candidates(energy, num_starts)
+        few = num_candidates(energy, num_starts, around is not None)
         rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
         evaluate = eqx.filter_jit(batched)
         for num in (few, 16 * few):
@@ -191,7 +196,8 @@ def _scattered(
         rows = around[name] if isinstance(around, dict) else around
         base = _Base(part, None if rows is None else np.asarray(rows, np.float64))
         draws = np.stack([base.pairs(scale, shape[2], rng) for scale in _SCALES])
-        x[name] = draws.reshape(-1, *part.shape).astype(part.dtype)
+        with np.errstate(over="ignore"):
+            x[name] = draws.reshape(-1, *part.shape).astype(part.dtype)
         values = x[name].astype(np.float64)
         log_q += np.stack([base.log_q(values, scale) for scale in _SCALES])
     mixture = np.logaddexp.reduce(log_q, axis=0)

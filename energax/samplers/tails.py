@@ -16,6 +16,9 @@ from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
 _FAR = 1e3
 """How far out f is asked, in units of the farthest draw's distance from the median."""
 
+_OVERFLOW = 1e16
+"""Where a float32 soon overflows when squared, so that the far rays tell nothing."""
+
 _RAYS = 8  # of each kind
 
 
@@ -34,6 +37,15 @@ def _unbounded(space: AbstractSpace) -> list[np.ndarray]:
 
 def tail_reason(energy: AbstractEnergy, x: Point) -> str | None:
     """What is wrong with the tails of f, if anything is; `x`: draws (num, *event)."""
+    reach = max(
+        (float(np.abs(leaf).max()) for leaf in jax.tree.leaves(x) if leaf.dtype.kind == "f"),
+        default=0.0,
+    )
+    if reach > _OVERFLOW:
+        return (
+            f"the draws went as far as |x| = {reach:.2g}, where floats overflow: exp(f) has no "
+            "finite integral, or next to none; confine f, or x to a Box"
+        )
     fall = slowest_fall(energy, x)
     if fall is None or fall[0] > 2.02:
         return None

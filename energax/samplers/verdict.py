@@ -137,8 +137,6 @@ def assess(
         return int(best(np.where(watched, values, fill)))
 
     reasons = []
-    if num_chains == 1:
-        reasons.append("there is only one chain, so no disagreement can be seen: num_chains=8")
     moved = _moved(columns)
     if not moved.any():
         reasons.append(
@@ -186,7 +184,7 @@ def assess(
         gap = abs(mean - summary.mean[1:])
         error = np.hypot(std_err, summary.mcse_mean[1:]) + 1e-6 * (1 + abs(mean))
         i = int(np.argmax(np.where(gap > MCSE_ALLOWED * summary.sd[1:], gap / error, 0)))
-        if gap[i] > 4 * error[i] and gap[i] > MCSE_ALLOWED * summary.sd[1:][i]:
+        if gap[i] > 3.5 * error[i] and gap[i] > MCSE_ALLOWED * summary.sd[1:][i]:
             reasons.append(
                 f"chains miss a part: importance sampling puts the mean of {name(i + 1)} at "
                 f"{mean[i]:.4g} ± {std_err[i]:.2g}, they at {summary.mean[i + 1]:.4g}; the density "
@@ -202,9 +200,11 @@ def assess(
     return Assessment(kept, summary, largest, reasons)
 
 
-def kernel_reasons(name: str, is_exact: bool, share_divergent: float) -> list[str]:
-    """What is wrong whatever the draws look like."""
+def kernel_reasons(name: str, is_exact: bool, num_chains: int, share_divergent: float) -> list[str]:
+    """What is wrong whatever the draws look like, and however long the run."""
     reasons = []
+    if num_chains == 1:
+        reasons.append("there is only one chain, so no disagreement can be seen: num_chains=8")
     if not is_exact:
         reasons.append(
             f"{name} is unadjusted: its step-size bias is not measured; use MALA(), or compare "
