@@ -24,3 +24,10 @@ def _float32_stays_default():
     """A test that turns on float64 must turn it off again (`with jax.enable_x64(True):`)."""
     yield
     assert not jax.config.jax_enable_x64, "this test left 64-bit floats switched on"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _caches_end_with_the_module():
+    """Compiled functions are kept for ever otherwise: a worker reached 4.6 GB."""
+    yield
+    jax.clear_caches()
