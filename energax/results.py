@@ -86,6 +86,7 @@ class Draws(_Answer):
     - `constant`: (*event) bool, coordinates that never changed; they are left out of the verdict.
     - `rhat_log_density`, `ess_log_density`: the same for f itself.
     - `acceptance`: mean acceptance probability after warm-up.
+    - `details`: what the sampler tells of itself (step size, swap rates), by name.
     """
 
     x: Any
@@ -112,6 +113,7 @@ class Draws(_Answer):
     time_limited: bool
     reliable: bool
     reasons: tuple[str, ...]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     _bulky = ("x", "log_density")
 

@@ -81,6 +81,13 @@ class AbstractSampler(eqx.Module):
         """The tuning that warm-up leaves behind; `run` calls it once, after its last `adapt`."""
         return tuning
 
+    def describe(self, state: State, tuning: Any) -> dict[str, Any]:
+        """What warm-up settled on and the run met, by name (step size, swap rates): for the reader.
+
+        Numbers or arrays; `sample` puts them into `Draws.details`.
+        """
+        return {}
+
 
 class Trace(eqx.Module):
     """What `run` kept: `x` (kept, num_chains, *event), `log_density` (kept, num_chains), and each

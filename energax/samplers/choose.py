@@ -199,6 +199,7 @@ class _Job:
             num_evaluations=round(self.num_evaluations),
             seconds=time.perf_counter() - self.start,
             time_limited=bool(time_limited),
+            details=jax.tree.map(np.asarray, self.sampler.describe(self.state, self.tuning)),
         )
 
     def _starts(self, initial, key) -> Point:

@@ -146,6 +146,10 @@ class MALA(AbstractSampler):
             return None
         return MALATuning(tuning.factor.freeze(), tuning.moments.freeze())
 
+    def describe(self, state, tuning):
+        step_size = self.step_size if tuning is None else tuning.factor.step_size
+        return {"step_size": step_size}
+
 
 def _start(sampler: AbstractSampler, energy: AbstractEnergy, x: Point) -> State:
     if not is_real(energy.space):
