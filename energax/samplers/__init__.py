@@ -3,6 +3,7 @@
 from energax.samplers.choose import default_sampler, initial_points, sample
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs
 from energax.samplers.langevin import MALA, ULA
+from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "ULA",
     "BlockGibbs",
     "ColouredGibbs",
+    "DiscreteLangevin",
+    "GibbsWithGradients",
     "Metropolis",
     "default_sampler",
     "initial_points",

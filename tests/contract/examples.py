@@ -140,6 +140,8 @@ EXAMPLES = {
     samplers.MALA: lambda: (samplers.MALA(), normal()),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
+    samplers.GibbsWithGradients: lambda: (samplers.GibbsWithGradients(max_flips=3), finite()),
+    samplers.DiscreteLangevin: lambda: (samplers.DiscreteLangevin(), finite()),
     # objectives: (objective, energy, data)
     objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
     objectives.ContrastiveDivergence: lambda: (
