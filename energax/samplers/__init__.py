@@ -1,7 +1,7 @@
 """Markov chain samplers: kernels that move an ensemble of chains, and `sample`, which runs them."""
 
 from energax.samplers.choose import default_sampler, initial_points, sample
-from energax.samplers.gibbs import BlockGibbs, ColouredGibbs
+from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
@@ -14,6 +14,7 @@ __all__ = [
     "DiscreteLangevin",
     "GibbsWithGradients",
     "Metropolis",
+    "SiteGibbs",
     "default_sampler",
     "initial_points",
     "sample",

@@ -140,6 +140,7 @@ EXAMPLES = {
     samplers.MALA: lambda: (samplers.MALA(), normal()),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
+    samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),
     samplers.GibbsWithGradients: lambda: (samplers.GibbsWithGradients(max_flips=3), finite()),
     samplers.DiscreteLangevin: lambda: (samplers.DiscreteLangevin(), finite()),
     # objectives: (objective, energy, data)

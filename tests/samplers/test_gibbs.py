@@ -8,12 +8,13 @@ import pytest
 
 from energax.energies._base import AbstractColouredEnergy, Tempered, batched
 from energax.energies.boltzmann import BernoulliRBM
+from energax.energies.function import from_log_density
 from energax.energies.lattice import Ising
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
 from energax.samplers._base import State, run
-from energax.samplers.gibbs import BipartiteState, BlockGibbs, ColouredGibbs
-from energax.spaces import Binary, Spin
+from energax.samplers.gibbs import BipartiteState, BlockGibbs, ColouredGibbs, SiteGibbs
+from energax.spaces import Binary, Categorical, Count, Ordinal, Spin
 from tests.exact import (
     P_LIMIT,
     after_steps,
@@ -189,3 +190,72 @@ def test_energies_without_the_structure_are_refused():
         ):
             with pytest.raises(TypeError, match=f"got {name}. Use Metropolis"):
                 call()
+
+
+# Single sites of any energy
+
+PAIRS = RNG.normal(0, 0.6, (9, 9))
+
+
+def curved(factor, x):
+    flat = jnp.asarray(x, float).reshape(-1)
+    return factor * (flat @ PAIRS[: flat.size, : flat.size] @ flat + 0.4 * flat[0] - 0.7 * flat[1])
+
+
+SPACES = [
+    Binary((2, 2)),
+    Spin(3),
+    Categorical(2, 3),
+    Categorical((2, 1), 4, "onehot"),
+    Ordinal(2, 3),
+]
+
+
+def site_matrix(space, prob):
+    """Liu's modified Gibbs sampler on a random site of n, or on none, one time in n + 1."""
+    x = all_points(space).reshape(space.num_states, space.num_sites, -1)
+    n = space.num_sites
+    matrix = np.zeros((len(x), len(x)))
+    for i in range(len(x)):
+        for j in range(len(x)):
+            differ = np.flatnonzero((x[i] != x[j]).any(-1))
+            if len(differ) == 1:
+                others = np.delete(np.arange(n), differ[0])
+                line = (x[:, others] == x[i][others]).all((1, 2))
+                a, b = prob[i] / prob[line].sum(), prob[j] / prob[line].sum()
+                matrix[i, j] = b / (1 - a) * min(1, (1 - a) / (1 - b)) / (n + 1)
+    return matrix + np.diag(1 - matrix.sum(1))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_single_sites_have_the_enumerated_transition_probabilities(space):
+    def make(factor):
+        return from_log_density(curved, space, params=jnp.asarray(factor, float))
+
+    matrix = site_matrix(space, enumerated(make(1.0)).prob)
+    counts = one_step_matrix(SiteGibbs(), make(1.0), key=key(1), num=6_000)
+    assert transition_p_value(counts, matrix) > P_LIMIT
+    mutant = one_step_matrix(SiteGibbs(), make(0.7), key=key(1), num=6_000)
+    assert transition_p_value(mutant, matrix) < 1e-9
+    twice = one_step_matrix(SiteGibbs(num_updates=2), make(1.0), key=key(2), num=6_000)
+    assert transition_p_value(twice, matrix @ matrix) > P_LIMIT
+
+
+def test_single_sites_keep_out_of_walls_and_have_no_memory_of_odd_and_even():
+    flat = from_log_density(lambda x: 0.0 * jnp.sum(x), Binary(3))
+    x = after_steps(SiteGibbs(), flat, np.zeros((20_000, 3), np.float32), key=key(3), num_steps=40)
+    assert enumerated(flat).p_value(x) > P_LIMIT
+    walled = from_log_density(
+        lambda x: jnp.where(x[0] + x[1] == 3, -jnp.inf, 0.3 * x[0] - 0.5 * x[2]), Ordinal(3, 3)
+    )
+    exact = enumerated(walled)
+    x = exact.draw(20_000, seed=3).astype(np.float32)
+    assert exact.p_value(after_steps(SiteGibbs(), walled, x, key=key(4), num_steps=9)) > P_LIMIT
+
+
+def test_single_sites_need_few_values():
+    counts = from_log_density(lambda x: -1.0 * jnp.sum(x), Count(3))
+    with pytest.raises(TypeError, match="use Metropolis"):
+        SiteGibbs().init(counts, jnp.zeros((2, 3), jnp.int32), key=key(0))
+    with pytest.raises(ValueError, match="num_updates"):
+        SiteGibbs(num_updates=0)
