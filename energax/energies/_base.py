@@ -127,7 +127,10 @@ class AbstractBipartiteEnergy(AbstractEnergy):
 
     @abstractmethod
     def hidden_input(self, x: Point) -> Float[Array, "... hidden"]:
-        """All that p(h | x) depends on; c + xW for an RBM."""
+        """All that p(h | x) depends on; c + xW for an RBM.
+
+        Where an energy's `path(base)` is made of bipartite energies, they all share it.
+        """
 
     @abstractmethod
     def log_density_from(

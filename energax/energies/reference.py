@@ -416,6 +416,41 @@ def fitted_base(
     raise TypeError(f"no default base for {space}: give an AbstractNormalised on it as base=")
 
 
+def matched_base(
+    space: AbstractSpace, mean: Point, variance: Point, *, widen: float = 1.1
+) -> AbstractNormalised:
+    """The default base with the place and the scale of its unbounded coordinates matched.
+
+    For tempering: unlike `fitted_base` it takes moments, which may be traced, and all values are
+    equally probable where there are finitely many or two finite ends, so that no mode that the
+    moments do not know of is out of reach.
+
+    **Arguments:** `mean`, `variance`: of each coordinate, (*event). `widen`: factor on the sd.
+
+    **Raises:** TypeError for a space it does not know (give your own AbstractNormalised there).
+    """
+    if isinstance(space, Record):
+        parts = {
+            name: matched_base(part, mean[name], variance[name], widen=widen)
+            for name, part in space.parts.items()
+        }
+        return RecordReference(space, parts)
+    if not isinstance(space, Real | Box | Count):
+        return default_base(space)
+    if isinstance(space, Count):
+        mean = jnp.maximum(mean, 0.1)
+        excess = jnp.maximum(variance * widen**2 - mean, 1e-4 * mean**2)
+        return NegativeBinomial(space, mean, jnp.maximum(mean**2 / excess, 1e-2))
+    floor = jnp.maximum(0.01 * jnp.sqrt(jnp.mean(variance)), 1e-6 * jnp.abs(mean))
+    sd = widen * jnp.maximum(jnp.sqrt(variance), jnp.maximum(floor, 1e-30))
+    if isinstance(space, Real):
+        return Gaussian(space, mean, sd)
+    low, high = jnp.isfinite(space.low), jnp.isfinite(space.high)
+    end = jnp.where(low, space.low, jnp.where(high, space.high, mean))
+    mean = jnp.clip(mean, space.low, space.high)  # rounding only
+    return BoxReference(space, mean, jnp.maximum(sd, jnp.abs(mean - end)))
+
+
 def _floored(sd: Any, mean: Any) -> Any:
     """`sd` kept off 0: at least 1 % of the typical one and what float32 resolves around `mean`."""
     typical = float(np.sqrt(np.mean(sd**2))) or 1.0

@@ -5,6 +5,7 @@ from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
+from energax.samplers.tempering import ParallelTempering
 
 __all__ = [
     "MALA",
@@ -14,6 +15,7 @@ __all__ = [
     "DiscreteLangevin",
     "GibbsWithGradients",
     "Metropolis",
+    "ParallelTempering",
     "SiteGibbs",
     "default_sampler",
     "initial_points",

@@ -63,6 +63,13 @@ class AbstractSampler(eqx.Module):
         """
         return self.refresh(energy, state)
 
+    def temper(self, energy: AbstractEnergy, state: State) -> State:
+        """The same `x` at another β of the path that `state` is on, `energy` = `path.at(β)`.
+
+        As `refresh`, but a kernel may keep what is the same at every β.
+        """
+        return self.refresh(energy, state)
+
     @abstractmethod
     def step(
         self, energy: AbstractEnergy, state: State, tuning: Any, *, key: Key[Array, ""]
@@ -246,15 +253,15 @@ def choose(accept: Bool[Array, " chains"], new: PyTree, old: PyTree) -> PyTree:
 
 
 def metropolis_probability(
-    log_ratio: Float[Array, " chains"], old: Float[Array, " chains"], usable: Bool[Array, " chains"]
-) -> Float[Array, " chains"]:
+    log_ratio: Float[Array, "*chains"], old: Float[Array, "*chains"], usable: Bool[Array, "*chains"]
+) -> Float[Array, "*chains"]:
     """min(1, exp(log_ratio)); 1 away from a state of no finite density, 0 where not `usable`."""
     lost = ~jnp.isfinite(old)
     ratio = jnp.where(lost | ~usable, 0.0, jnp.minimum(log_ratio, 0.0))
     return jnp.where(usable, jnp.exp(ratio), 0.0)
 
 
-def accepted(key: Key[Array, ""], probability: Float[Array, " chains"]) -> Bool[Array, " chains"]:
+def accepted(key: Key[Array, ""], probability: Float[Array, "*chains"]) -> Bool[Array, "*chains"]:
     """True with the given probability; never where it is below 2⁻²³.
 
     A uniform draw can be exactly 0, once in 2²³, and must not let a chain jump to anywhere then:

@@ -57,6 +57,13 @@ class BlockGibbs(AbstractSampler):
         """
         return state
 
+    def temper(self, energy, state):
+        """`state` with f at the new β; what the hidden units see is the same at every β."""
+        energy = _as_bipartite(energy)
+        assert isinstance(state, BipartiteState) and state.hidden_input is not None
+        f = energy.log_density_from(state.x, state.hidden_input)
+        return BipartiteState(state.x, f, hidden_input=state.hidden_input)
+
     def step(self, energy, state, tuning, *, key):
         energy = _as_bipartite(energy)
         assert isinstance(state, BipartiteState) and state.hidden_input is not None

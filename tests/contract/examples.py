@@ -143,6 +143,10 @@ EXAMPLES = {
     samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),
     samplers.GibbsWithGradients: lambda: (samplers.GibbsWithGradients(max_flips=3), finite()),
     samplers.DiscreteLangevin: lambda: (samplers.DiscreteLangevin(), finite()),
+    samplers.ParallelTempering: lambda: (
+        samplers.ParallelTempering(samplers.MALA(), num_rungs=3),
+        normal(),
+    ),
     # objectives: (objective, energy, data)
     objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
     objectives.ContrastiveDivergence: lambda: (

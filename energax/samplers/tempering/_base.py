@@ -1,0 +1,100 @@
+"""What tempered samplers share: the ladder of inverse temperatures, and how it is spaced evenly."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from energax.energies._base import AbstractNormalised
+from energax.energies.reference import matched_base
+from energax.samplers._base import EnsembleMoments
+from energax.spaces import Point
+
+_MOST_NARROWING = 0.25
+"""Least share of its variance that the base keeps at one fit: rungs near it must go on looking
+where no chain has been yet."""
+
+
+class Ladder(eqx.Module):
+    """Rungs 0 = β₀ < β₁ < … < β_R = 1, and the base at β = 0; `betas` leaves β₀ out.
+
+    `version` grows by one at every change, so that a state knows whether it was made on it.
+    """
+
+    betas: Float[Array, " rungs"]
+    base: AbstractNormalised
+    version: Int[Array, ""]
+
+    @property
+    def all_betas(self) -> Float[Array, " betas"]:
+        return jnp.concatenate([jnp.zeros_like(self.betas[:1]), self.betas])
+
+    def changed(self, betas: Float[Array, " rungs"], base: AbstractNormalised) -> "Ladder":
+        return Ladder(betas, base, self.version + 1)
+
+
+class BaseFit(eqx.Module):
+    """Moments from which the base is fitted in warm-up."""
+
+    moments: EnsembleMoments
+    variance: PyTree  # that the base has now, before it is widened
+
+    @staticmethod
+    def start(x: Point) -> "BaseFit":
+        moments = EnsembleMoments.start(x)
+        return BaseFit(moments, moments.variance)
+
+    def update(self, x: Point) -> "BaseFit":
+        return BaseFit(self.moments.update(x), self.variance)
+
+    def renewed(self) -> "BaseFit":
+        variance = jax.tree.map(
+            lambda new, old: jnp.maximum(new, _MOST_NARROWING * old),
+            self.moments.variance,
+            self.variance,
+        )
+        return BaseFit(self.moments.freeze(), variance)
+
+    def base(self, space) -> AbstractNormalised:
+        return matched_base(space, self.moments.mean, self.variance)
+
+
+def first_betas(num_rungs: int) -> Float[Array, " rungs"]:
+    """β_j = (j/R)³: dense near the base, where a path usually changes fastest."""
+    return (jnp.arange(1, num_rungs + 1, dtype=float) / num_rungs) ** 3
+
+
+def evenly_spaced(
+    betas: Float[Array, " rungs"], cost: Float[Array, " rungs"]
+) -> Float[Array, " rungs"]:
+    """As many rungs, at equal shares of the total cost, linear in β within each interval.
+
+    Syed et al. 2021, section 5.1 and algorithm 2, with the rejection rates as the cost.
+
+    **Arguments:** `cost`: of the intervals (0, β₁), (β₁, β₂), …
+    """
+    num = betas.shape[0]
+    cost = jnp.where(jnp.isfinite(cost), cost, 1.0) + 1e-3  # no interval for nothing
+    total = jnp.concatenate([jnp.zeros_like(cost[:1]), jnp.cumsum(cost)])
+    old = jnp.concatenate([jnp.zeros_like(betas[:1]), betas])
+    wanted = jnp.arange(1, num + 1, dtype=float) / num * total[-1]
+    return jnp.interp(wanted, total, old).astype(betas.dtype).at[-1].set(1.0)
+
+
+def at_new_betas(
+    tunings: PyTree, old: Float[Array, " rungs"], new: Float[Array, " rungs"]
+) -> PyTree:
+    """Tunings, one a rung on their leading axis, at other rungs: linear in β between old ones."""
+    right = jnp.clip(jnp.searchsorted(old, new), 1, max(old.shape[0] - 1, 1))
+    left = right - 1
+    right = jnp.minimum(right, old.shape[0] - 1)
+    gap = jnp.maximum(old[right] - old[left], jnp.finfo(old.dtype).tiny)
+    weight = jnp.clip((new - old[left]) / gap, 0.0, 1.0)
+
+    def between(leaf):
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        w = weight.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+        return (1 - w) * leaf[left] + w * leaf[right]
+
+    return jax.tree.map(between, tunings)
