@@ -171,6 +171,57 @@ class LogZ(_Answer):
 
 
 @dataclasses.dataclass(frozen=True)
+class Population(_Answer):
+    """Weighted draws from p(x) = exp(f(x))/Z in independent populations, and log Z.
+
+    On a `Record` space `x`, `mean`, `sd` and `mcse_mean` are dicts with the record's names.
+
+    - `x`: (num_populations, num_particles, *event); all draws of a population weigh the same.
+    - `log_density`: f at the draws, (num_populations, num_particles).
+    - `log_weights`: (num_populations,), log of each population's estimate of Z.
+    - `log_z`: their mean with its error.
+    - `mean`, `sd`, `mcse_mean`: weighted, (*event); the error is from the spread of populations.
+    - `betas`: the rungs from 0 to 1; `acceptance`: mean acceptance of the moves at each but 0.
+    """
+
+    x: Any
+    log_density: np.ndarray
+    log_weights: np.ndarray
+    log_z: LogZ
+    mean: Any
+    sd: Any
+    mcse_mean: Any
+    betas: np.ndarray
+    acceptance: np.ndarray
+    method: str
+    num_evaluations: int
+    seconds: float
+    reliable: bool
+    reasons: tuple[str, ...]
+
+    _bulky = ("x", "log_density")
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of single draws, (num_populations, num_particles), summing to 1."""
+        share = np.exp(self.log_weights - self.log_weights.max())
+        num = self.log_density.shape[1]
+        return np.repeat((share / share.sum() / num)[:, None], num, axis=1)
+
+    def resampled(self, num: int, seed: int = 0) -> Any:
+        """`num` draws of equal weight, (num, *event), by systematic resampling in random order."""
+        rng = np.random.default_rng(seed)
+        total = np.cumsum(self.weights.ravel())
+        chosen = np.searchsorted(total / total[-1], (np.arange(num) + rng.random()) / num)
+        chosen = rng.permutation(np.minimum(chosen, len(total) - 1))
+
+        def take(a):
+            return a.reshape(-1, *a.shape[2:])[chosen]
+
+        return {k: take(v) for k, v in self.x.items()} if isinstance(self.x, dict) else take(self.x)
+
+
+@dataclasses.dataclass(frozen=True)
 class Mean:
     """A mean over rows with both of its errors: of log Z (shared) and of the finite set of rows."""
 

@@ -5,7 +5,7 @@ from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
-from energax.samplers.tempering import ParallelTempering
+from energax.samplers.tempering import ParallelTempering, TemperedSMC
 
 __all__ = [
     "MALA",
@@ -17,6 +17,7 @@ __all__ = [
     "Metropolis",
     "ParallelTempering",
     "SiteGibbs",
+    "TemperedSMC",
     "default_sampler",
     "initial_points",
     "sample",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from energax.energies._base import AbstractEnergy, batched
+from energax.results import Population
 from energax.spaces import Point
 
 
@@ -94,6 +95,17 @@ class AbstractSampler(eqx.Module):
         Numbers or arrays; `sample` puts them into `Draws.details`.
         """
         return {}
+
+
+class AbstractPopulationMethod(eqx.Module):
+    """A way to draw from an energy that is no Markov kernel: whole populations in one go."""
+
+    @abstractmethod
+    def run(self, energy: AbstractEnergy, *, key: Key[Array, ""]) -> Population:
+        """Weighted draws and log Z.
+
+        **Raises:** TypeError or ValueError where the method does not apply to the energy.
+        """
 
 
 class Trace(eqx.Module):

@@ -147,6 +147,8 @@ EXAMPLES = {
         samplers.ParallelTempering(samplers.MALA(), num_rungs=3),
         normal(),
     ),
+    # population methods: (method, energy, log Z)
+    samplers.TemperedSMC: with_truth(lambda: samplers.TemperedSMC(samplers.Metropolis()), finite),
     # objectives: (objective, energy, data)
     objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
     objectives.ContrastiveDivergence: lambda: (

@@ -23,7 +23,7 @@ from energax.energies._base import (
 from energax.objectives._base import AbstractObjective
 from energax.partition._base import AbstractLogZMethod
 from energax.results import LogZ
-from energax.samplers._base import AbstractSampler, run
+from energax.samplers._base import AbstractPopulationMethod, AbstractSampler, run
 from energax.spaces import AbstractSpace
 from tests.contract.examples import EXAMPLES, concrete_classes
 
@@ -33,6 +33,7 @@ ROOTS = {
     "sampler": AbstractSampler,
     "objective": AbstractObjective,
     "method": AbstractLogZMethod,
+    "population": AbstractPopulationMethod,
 }
 
 
@@ -81,7 +82,7 @@ def test_each_class_is_abstract_or_final_documented_and_has_an_example(kind):
         assert cls in EXAMPLES, f"add an example of {cls.__name__} to tests/contract/examples.py"
 
 
-@pytest.mark.parametrize("kind", ["sampler", "objective", "method"])
+@pytest.mark.parametrize("kind", ["sampler", "objective", "method", "population"])
 def test_each_method_names_its_source(kind):
     for cls in concrete_classes(ROOTS[kind]):
         text = (cls.__doc__ or "") + (inspect.getmodule(cls).__doc__ or "")
@@ -213,3 +214,17 @@ def test_log_z_method(cls):
     assert answer.reliable, answer.reasons
     assert abs(answer.value - truth) < max(4 * answer.std_err, 1e-3)
     assert answer.lower <= answer.value <= answer.upper
+
+
+@pytest.mark.parametrize("cls", of_kind("population"))
+def test_population_method(cls):
+    method, energy, truth = EXAMPLES[cls]()
+    answer = method.run(energy, key=random.key(0))
+    energy.space.validate(answer.x.reshape(-1, *energy.space.shape), batch=True)
+    assert answer.reliable, answer.reasons
+    assert abs(answer.log_z.value - truth) < max(4 * answer.log_z.std_err, 1e-3)
+    np.testing.assert_allclose(answer.weights.sum(), 1.0)
+    first = take(answer.x, 0)
+    np.testing.assert_allclose(answer.log_density[0], batched(energy, first), rtol=1e-4, atol=1e-4)
+    again = method.run(energy, key=random.key(0))
+    np.testing.assert_array_equal(again.x, answer.x)

@@ -209,7 +209,7 @@ def test_a_mixed_space_with_a_base_fitted_to_it():
         count = x["n"][0] * jnp.log(7.0) - jax.lax.lgamma(x["n"][0] + 1.0)
         return humps - 0.2 * x["b"][0] + count + jnp.array([0.3, -1.0, 0.9])[x["c"][0]]
 
-    num = 2_000
+    num = 500
     start = {
         "a": jnp.linspace(-10.0, 50.0, num)[:, None],
         "b": jnp.linspace(2.0, 60.0, num)[:, None],

@@ -1,5 +1,6 @@
 """Samplers that move along a path from a base to the target, for targets of many modes."""
 
 from energax.samplers.tempering.parallel import ParallelTempering
+from energax.samplers.tempering.smc import TemperedSMC
 
-__all__ = ["ParallelTempering"]
+__all__ = ["ParallelTempering", "TemperedSMC"]
