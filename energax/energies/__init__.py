@@ -20,6 +20,7 @@ from energax.energies.function import PositiveEnergy as PositiveEnergy
 from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.lattice import Ising as Ising
+from energax.energies.lattice import Potts as Potts
 from energax.energies.neural import MLP as MLP
 from energax.energies.neural import ConvNet as ConvNet
 from energax.energies.reference import BoxReference as BoxReference

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from energax.spaces import AbstractArraySpace, AbstractSpace, Point, Record
+from energax.spaces import AbstractArraySpace, AbstractSpace, Point, Record, Spin
 
 
 class AbstractEnergy(eqx.Module):
@@ -99,10 +99,28 @@ class AbstractLocalEnergy(AbstractEnergy):
 
 
 class AbstractColouredEnergy(AbstractLocalEnergy):
-    """A two-valued energy whose sites fall into groups that are independent given the others."""
+    """An energy whose sites fall into groups (colours) that are independent given the others."""
 
     colours: eqx.AbstractVar[tuple[Int[Array, " n"], ...]]
     """Site numbers (row-major) of each group; together every site exactly once."""
+
+    @abstractmethod
+    def sweep(
+        self, x: Point, *, key: Key[Array, ""], backwards: bool = False
+    ) -> tuple[Point, Float[Array, " chains"]]:
+        """(x, f) after each colour of the ensemble was redrawn in turn from p(sites | the others).
+
+        Geman & Geman 1984, section XI. `x`: (num_chains, *event). `backwards`: from the last colour
+        to the first, which is the sweep run backwards in time.
+        """
+
+    @abstractmethod
+    def ensemble_log_density(self, x: Point) -> Float[Array, " chains"]:
+        """f of an ensemble (num_chains, *event), by the fastest way there is."""
+
+
+class AbstractColouredSpins(AbstractColouredEnergy):
+    """A coloured energy of two-valued sites."""
 
     @abstractmethod
     def log_odds(self, sites: Float[Array, "sites ..."], colour: int) -> Float[Array, "n ..."]:
@@ -115,6 +133,21 @@ class AbstractColouredEnergy(AbstractLocalEnergy):
     @abstractmethod
     def log_density_from_sites(self, sites: Float[Array, "sites ..."]) -> Float[Array, "..."]:
         """f of one flat point (num_sites,) or an ensemble, sites first."""
+
+    def sweep(self, x, *, key, backwards=False):
+        up, down = 1.0, -1.0 if isinstance(self.space, Spin) else 0.0
+        sites = x.reshape(len(x), -1).T
+        keys = jax.random.split(key, len(self.colours))
+        order = list(enumerate(self.colours))
+        for colour, members in order[::-1] if backwards else order:
+            log_odds = self.log_odds(sites, colour)
+            u = jax.random.uniform(keys[colour], log_odds.shape, log_odds.dtype)
+            new = jnp.where(u < jax.nn.sigmoid(log_odds), up, down).astype(sites.dtype)
+            sites = sites.at[members].set(new, unique_indices=True)
+        return sites.T.reshape(x.shape), self.log_density_from_sites(sites)
+
+    def ensemble_log_density(self, x):
+        return self.log_density_from_sites(x.reshape(len(x), -1).T)
 
 
 class AbstractBipartiteEnergy(AbstractEnergy):

@@ -105,17 +105,8 @@ class ColouredGibbs(AbstractSampler):
         return _coloured_state(_as_coloured(energy), state.x)
 
     def step(self, energy, state, tuning, *, key):
-        energy = _as_coloured(energy)
-        up, down = 1.0, -1.0 if isinstance(energy.space, Spin) else 0.0
-        sites = _sites_first(state.x)
-        keys = jax.random.split(key, len(energy.colours))
-        order = list(enumerate(energy.colours))
-        for colour, members in order[::-1] if self.backwards else order:
-            log_odds = energy.log_odds(sites, colour)
-            u = jax.random.uniform(keys[colour], log_odds.shape, log_odds.dtype)
-            new = jnp.where(u < jax.nn.sigmoid(log_odds), up, down).astype(sites.dtype)
-            sites = sites.at[members].set(new, unique_indices=True)
-        new_state = State(sites.T.reshape(state.x.shape), energy.log_density_from_sites(sites))
+        x, f = _as_coloured(energy).sweep(state.x, key=key, backwards=self.backwards)
+        new_state = State(x, f)
         return new_state, _info(new_state)
 
     def reversal(self):
@@ -270,11 +261,7 @@ def _bipartite_state(energy: AbstractBipartiteEnergy, x) -> BipartiteState:
 
 
 def _coloured_state(energy: AbstractColouredEnergy, x) -> State:
-    return State(x, energy.log_density_from_sites(_sites_first(x)))
-
-
-def _sites_first(x: Float[Array, "chains ..."]) -> Float[Array, "sites chains"]:
-    return x.reshape(x.shape[0], -1).T
+    return State(x, energy.ensemble_log_density(x))
 
 
 def _info(state: State) -> Info:

@@ -56,6 +56,15 @@ def ising():
     )
 
 
+def potts():
+    return energies.Potts(
+        [(0, 1), (1, 2), (0, 2)],
+        [0.4, -0.3, 0.6],
+        [[0.1, -0.2, 0.3], [0.4, 0.0, -0.5], [0.2, 0.7, -0.1]],
+        space=spaces.Categorical(3, 3),
+    )
+
+
 def binary_rows():
     return jnp.asarray((np.random.default_rng(1).random((40, 5)) < 0.4).astype(float), float)
 
@@ -104,6 +113,7 @@ EXAMPLES = {
     energies.BernoulliRBM: rbm,
     AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
     energies.Ising: ising,
+    energies.Potts: potts,
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
     energies.Gaussian: lambda: energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),

@@ -24,7 +24,7 @@ from energax.objectives._base import AbstractObjective
 from energax.partition._base import AbstractLogZMethod
 from energax.results import LogZ
 from energax.samplers._base import AbstractPopulationMethod, AbstractSampler, run
-from energax.spaces import AbstractSpace
+from energax.spaces import AbstractSpace, Binary, Categorical, Spin
 from tests.contract.examples import EXAMPLES, concrete_classes
 
 ROOTS = {
@@ -145,13 +145,33 @@ def test_normalised_energy_draws_points_of_its_space(cls):
 )
 def test_local_energy_knows_its_one_site_changes(cls):
     energy = EXAMPLES[cls]()
-    low, high = (0.0, 1.0) if float(energy.space.example().ravel()[0]) == 0 else (-1.0, 1.0)
-    x = take(points_of(energy.space), 3)
-    differences = np.asarray(energy.site_differences(x)).ravel()
-    for site in range(x.size):
-        flat = x.ravel()
-        other = flat.at[site].set(low + high - flat[site]).reshape(x.shape)
-        assert differences[site] == pytest.approx(float(energy(other) - energy(x)), abs=2e-5)
+    space = energy.space
+    x = take(points_of(space), 3)
+    found = np.asarray(energy.site_differences(x))
+    if isinstance(space, Binary | Spin):
+        differences = found.reshape(space.num_sites)
+    else:
+        differences = found.reshape(space.num_sites, space.num_values)
+    for site, value in (
+        np.ndindex(*differences.shape)
+        if differences.ndim == 2
+        else ((i, None) for i in range(space.num_sites))
+    ):
+        other = with_site(space, x, site, value)
+        expected = float(energy(other) - energy(x))
+        place = site if value is None else (site, value)
+        assert differences[place] == pytest.approx(expected, abs=2e-5)
+
+
+def with_site(space, x, site, value):
+    """`x` with one site set to the value of that number; None flips a two-valued site."""
+    if isinstance(space, Categorical):
+        numbers = space.decode(x)
+        return space.encode(numbers.ravel().at[site].set(value).reshape(numbers.shape))
+    flat = x.ravel()
+    if value is None:
+        value = -flat[site] if isinstance(space, Spin) else 1 - flat[site]
+    return flat.at[site].set(value).reshape(x.shape)
 
 
 @pytest.mark.parametrize("cls", of_kind("sampler"))

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from energax.energies import lattice
 from energax.energies._base import GeometricPath, batched
-from energax.energies.lattice import Ising, IsingPath
+from energax.energies.lattice import Ising, IsingPath, Potts
+from energax.energies.lattice import _base as lattice
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
-from energax.spaces import Binary, Spin
+from energax.spaces import Binary, Categorical, Spin
 from tests.exact import P_LIMIT, all_points, enumerated, finite_difference
 
 RNG = np.random.default_rng(8)
@@ -51,7 +51,7 @@ def test_energy_and_its_gradients():
 
 @pytest.mark.parametrize("unrolled", [16, 0], ids=["row by row", "many neighbours"])
 def test_log_odds_and_site_differences(unrolled, monkeypatch):
-    monkeypatch.setattr(lattice, "_UNROLLED", unrolled)
+    monkeypatch.setattr(lattice, "UNROLLED", unrolled)
     model = ising()
     found = np.asarray(jax.jit(jax.vmap(model.site_differences))(jnp.asarray(S, float)))
     rows = jnp.asarray(S.T, float)  # sites first
@@ -193,3 +193,69 @@ def test_other_bad_arguments_are_refused():
             Ising(EDGES, COUPLINGS, FIELDS, **sizes)
     with pytest.raises(ValueError, match="ONE point"):
         ising().with_space(Spin(8))
+
+
+# Potts: the same graph with three values a site
+
+K = 3
+LEVELS = RNG.normal(0.2, 0.7, (7, K))
+X = np.array(np.meshgrid(*[range(K)] * 7, indexing="ij")).reshape(7, -1).T[::11]
+
+
+def potts(encoding="index", factor=1.0, **arguments):
+    space = Categorical(7, K, encoding)
+    return Potts(EDGES, factor * COUPLINGS, factor * LEVELS, space=space, **arguments)
+
+
+def potts_energies(x):
+    pairs = sum(j * (x[:, a] == x[:, b]) for (a, b), j in zip(EDGES, COUPLINGS, strict=True))
+    return -LEVELS[np.arange(7), x].sum(1) - pairs
+
+
+@pytest.mark.parametrize("encoding", ["index", "onehot"])
+@pytest.mark.parametrize("unrolled", [16, 0], ids=["row by row", "many neighbours"])
+def test_potts_energy_and_one_site_differences(encoding, unrolled, monkeypatch):
+    monkeypatch.setattr(lattice, "UNROLLED", unrolled)
+    model = potts(encoding)
+    points = model.space.encode(jnp.asarray(X))
+    np.testing.assert_allclose(-batched(model, points), potts_energies(X), atol=1e-5)
+    np.testing.assert_allclose(model.ensemble_log_density(points), -potts_energies(X), atol=1e-5)
+    found = np.asarray(jax.jit(jax.vmap(model.site_differences))(points))
+    assert found.shape == (len(X), 7, K)
+    for site in range(7):
+        for value in range(K):
+            other = X.copy()
+            other[:, site] = value
+            expected = potts_energies(other) - potts_energies(X)
+            np.testing.assert_allclose(found[:, site, value], expected, atol=1e-5)
+
+
+def test_potts_gradients_are_its_differences_and_tilts_add_up():
+    """f of one-hot rows is bilinear, so that a change of one site is what the gradient says."""
+    model = potts("onehot")
+    x = model.space.encode(jnp.asarray(X[5]))
+    slope = jax.grad(model)(x)
+    np.testing.assert_allclose(
+        model.site_differences(x), slope - jnp.sum(slope * x, -1, keepdims=True), atol=1e-5
+    )
+    field = RNG.normal(0, 1, (7, K))
+    change = model.tilt(field)(x) - model(x)
+    assert float(change) == pytest.approx(-field[np.arange(7), X[5]].sum(), abs=1e-5)
+
+
+def test_two_valued_potts_is_ising():
+    two = Potts.grid((3, 4), 2, 1.4)
+    spins = Ising.grid((3, 4), 0.7)
+    s = all_points(Spin((3, 4)))[::17]
+    x = jnp.asarray((s > 0).astype(np.int32))
+    difference = np.asarray(batched(two, x)) - np.asarray(batched(spins, jnp.asarray(s, float)))
+    np.testing.assert_allclose(difference, 0.7 * len(two.edges), atol=1e-4)
+
+
+def test_potts_refuses_what_ising_does():
+    with pytest.raises(ValueError, match="Potts: sites 4 and 3 are neighbours"):
+        potts(colours=[[0, 5, 6], [1, 3, 4], [2]])
+    with pytest.raises(ValueError, match=r"fields \(one a site and value\) of shape \(7, 3\)"):
+        Potts(EDGES, 1.0, LEVELS[:, :2], space=Categorical(7, 3))
+    with pytest.raises(TypeError, match="Categorical"):
+        Potts(EDGES, 1.0, space=Spin(7))

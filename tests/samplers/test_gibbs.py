@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from energax.energies._base import AbstractColouredEnergy, Tempered, batched
+from energax.energies._base import AbstractColouredSpins, Tempered, batched
 from energax.energies.boltzmann import BernoulliRBM
 from energax.energies.function import from_log_density
-from energax.energies.lattice import Ising
+from energax.energies.lattice import Ising, Potts
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
 from energax.samplers._base import State, run
@@ -45,7 +45,18 @@ def ising(factor=1.0, sign=1.0):
     )
 
 
-class Gas(AbstractColouredEnergy):
+def potts(factor=1.0, sign=1.0, encoding="index"):
+    edges = [(0, 1), (1, 2), (0, 2), (2, 3)]
+    fields = np.random.default_rng(3).normal(0.2, 0.5, (4, 3))
+    return Potts(
+        edges,
+        sign * factor * np.array(COUPLINGS),
+        factor * fields,
+        space=Categorical((2, 2), 3, encoding),
+    )
+
+
+class Gas(AbstractColouredSpins):
     """E(x) = −Σ_i J_i x_i x_{i+1} − h·x on a chain of 0 and 1."""
 
     couplings: jax.Array
@@ -89,12 +100,13 @@ def block_matrix(weight, visible, hidden):
     return bernoulli(h, v @ weight + hidden) @ bernoulli(v, h @ weight.T + visible)
 
 
-def sweep_matrix(energy):
+def sweep_matrix(energy, backwards=False):
     """The product over colours of P(x → x') ∝ p(x') where x' agrees with x off the colour."""
     exact = enumerated(energy)
-    x = exact.x.reshape(len(exact.prob), -1)
+    x = exact.x.reshape(len(exact.prob), energy.space.num_sites, -1)
+    x = x.argmax(-1) if x.shape[-1] > 1 else x[..., 0]
     matrix = np.eye(len(x))
-    for colour in energy.colours:
+    for colour in energy.colours[::-1] if backwards else energy.colours:
         others = np.setdiff1d(np.arange(x.shape[1]), np.asarray(colour))
         agrees = (x[:, None, others] == x[None][:, :, others]).all(-1)
         block = agrees * exact.prob[None]
@@ -108,6 +120,11 @@ CASES = {
     "rung of an RBM's path": (BlockGibbs(), lambda f=1.0, s=1.0: rbm(f, s).path(BASE).at(RUNG)),
     "Ising": (ColouredGibbs(), ising),
     "bits in two colours": (ColouredGibbs(), gas),
+    "Potts": (ColouredGibbs(), potts),
+    "Potts backwards": (
+        ColouredGibbs(backwards=True),
+        lambda f=1.0, s=1.0: potts(f, s, "onehot"),
+    ),
 }
 
 
@@ -120,11 +137,12 @@ def test_one_step_has_the_enumerated_transition_probabilities(case):
         bias = (1 - RUNG) * np.asarray(BASE.logits) + RUNG * VISIBLE
         matrix = block_matrix(RUNG * WEIGHT, bias, RUNG * HIDDEN)
     else:
-        matrix = sweep_matrix(make())
-    counts = one_step_matrix(sampler, make(), key=key(1), num=8_000)
+        matrix = sweep_matrix(make(), sampler.backwards)
+    num = 128_000 // len(matrix)
+    counts = one_step_matrix(sampler, make(), key=key(1), num=num)
     assert transition_p_value(counts, matrix) > P_LIMIT
-    for mutant in (make(0.9), make(1.0, -1.0)):
-        wrong = one_step_matrix(sampler, mutant, key=key(1), num=8_000)
+    for mutant in (make(0.7), make(1.0, -1.0)):
+        wrong = one_step_matrix(sampler, mutant, key=key(1), num=num)
         assert transition_p_value(wrong, matrix) < 1e-9
 
 
@@ -132,7 +150,7 @@ def test_one_step_has_the_enumerated_transition_probabilities(case):
 def test_exact_draws_stay_exact(case):
     sampler, make = CASES[case]
     exact = enumerated(make())
-    x = exact.draw(100_000, seed=5).astype(np.float32)
+    x = exact.draw(100_000, seed=5).astype(make().space.dtype)
     assert exact.p_value(after_steps(sampler, make(), x, key=key(2), num_steps=5)) > P_LIMIT
     for mutant in (make(0.9), make(1.0, -1.0)):
         assert exact.p_value(after_steps(sampler, mutant, x, key=key(2), num_steps=5)) < 1e-9

@@ -1,0 +1,197 @@
+"""Graphs of sites: their edges checked, and colourings that let many sites be redrawn at once."""
+
+import dataclasses
+import heapq
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+UNROLLED = 16  # neighbours a site up to which their rows are added one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """What an energy on a graph keeps: edges, groups of sites that no edge joins, and the
+    neighbours of the sites of each group with the numbers of the edges to them."""
+
+    edges: Int[Array, "edges 2"]
+    colours: tuple[Int[Array, " _"], ...]
+    neighbours: tuple[Int[Array, "_ _"], ...]
+    bonds: tuple[Int[Array, "_ _"], ...]
+
+
+def make_graph(name: str, edges: Any, num_sites: int, colours: Sequence | None) -> Graph:
+    """Edges and colours checked for the energy `name`; None finds colours.
+
+    **Raises:** ValueError for an edge from a site to itself, an edge given twice, a site number out
+    of range, or two neighbours in one colour.
+    """
+    pairs = _checked_edges(name, edges, num_sites)
+    groups = _colouring(pairs, num_sites) if colours is None else [*map(np.asarray, colours)]
+    _check_colours(name, groups, pairs, num_sites)
+    lists = [_neighbour_lists(group, pairs, num_sites) for group in groups]
+    return Graph(
+        jnp.asarray(pairs, jnp.int32),
+        tuple(jnp.asarray(group, jnp.int32) for group in groups),
+        tuple(jnp.asarray(sites, jnp.int32) for sites, _ in lists),
+        tuple(jnp.asarray(bonds, jnp.int32) for _, bonds in lists),
+    )
+
+
+def grid_edges(shape: tuple[int, ...], periodic: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(edges, times): each site of the lattice joined to the next along every axis.
+
+    `periodic`: opposite ends are joined too; along a side of 2 that joins the same two sites twice,
+    which is one edge with `times` 2, and a side of 1 gets no edge.
+    """
+    number = np.arange(math.prod(shape)).reshape(shape)
+    pairs = []
+    for axis, side in enumerate(shape):
+        ends = np.stack([number, np.roll(number, -1, axis)], -1)
+        if side > 1:
+            ends = ends if periodic else np.delete(ends, side - 1, axis)
+            pairs.append(ends.reshape(-1, 2))
+    joined = np.sort(np.concatenate([np.zeros((0, 2), int), *pairs]), axis=1)
+    return np.unique(joined, axis=0, return_counts=True)
+
+
+def broadcast(name: str, value, shape: tuple[int, ...], what: str) -> Float[Array, "..."]:
+    """`value`, a number or of `shape`, as floats of `shape`."""
+    value = jnp.asarray(value, float)
+    if value.shape not in ((), shape):
+        raise ValueError(f"{name}: expected {what} of shape {shape} or a number, got {value.shape}")
+    return jnp.broadcast_to(value, shape)
+
+
+def _checked_edges(name: str, edges, num_sites: int) -> np.ndarray:
+    pairs = np.asarray(edges)
+    pairs = np.zeros((0, 2), int) if pairs.size == 0 else pairs
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: expected edges as integers of shape (edges, 2), a pair of site numbers a "
+            f"row, got shape {pairs.shape}, dtype {pairs.dtype}"
+        )
+    pairs = pairs.astype(int)
+    _refuse_edges(
+        name,
+        pairs,
+        (pairs.min(axis=1) < 0) | (pairs.max(axis=1) >= num_sites),
+        f"names a site out of range; sites are numbered 0 to {num_sites - 1}",
+    )
+    _refuse_edges(
+        name,
+        pairs,
+        pairs[:, 0] == pairs[:, 1],
+        "joins a site to itself, which only adds a constant; leave it out",
+    )
+    _, first = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
+    _refuse_edges(
+        name,
+        pairs,
+        ~np.isin(np.arange(len(pairs)), first),
+        "is given before (in either order); give it once with the sum of its couplings",
+    )
+    return pairs
+
+
+def _refuse_edges(name: str, pairs: np.ndarray, bad: np.ndarray, why: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{name}: edge {row}, {tuple(pairs[row].tolist())}, {why}")
+
+
+def _neighbour_lists(
+    members: np.ndarray, pairs: np.ndarray, num_sites: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(neighbours, bonds) of each member, both (members, most neighbours); the padding is site 0
+    over the edge after the last."""
+    ends = np.concatenate([pairs, pairs[:, ::-1]])
+    bond = np.tile(np.arange(len(pairs)), 2)
+    order = np.argsort(ends[:, 0], kind="stable")
+    ends, bond = ends[order], bond[order]
+    start = np.searchsorted(ends[:, 0], np.arange(num_sites + 1))
+    degree = np.diff(start)[members]
+    slot = np.arange(degree.max(initial=0))
+    used = slot < degree[:, None]
+    place = np.where(used, start[members][:, None] + slot, 0)
+    if len(pairs) == 0:
+        return np.zeros((len(members), 0), int), np.zeros((len(members), 0), int)
+    return np.where(used, ends[place, 1], 0), np.where(used, bond[place], len(pairs))
+
+
+def _check_colours(name: str, groups: list[np.ndarray], pairs: np.ndarray, num_sites: int) -> None:
+    """Raises ValueError unless every site has one colour and no edge lies within a colour."""
+    joined = np.concatenate([np.zeros(0, int), *groups])
+    if joined.dtype.kind not in "iu" or not np.array_equal(np.sort(joined), np.arange(num_sites)):
+        raise ValueError(
+            f"{name}: expected colours that hold each site 0 to {num_sites - 1} exactly once; some "
+            "are missing, repeated or out of range"
+        )
+    colour = np.empty(num_sites, int)
+    for number, group in enumerate(groups):
+        colour[group] = number
+    same = colour[pairs[:, 0]] == colour[pairs[:, 1]]
+    if same.any():
+        i, j = pairs[np.argmax(same)].tolist()
+        raise ValueError(
+            f"{name}: sites {i} and {j} are neighbours but share colour {colour[i]}; redrawn at "
+            "once they would lose their correlation. Put them in different colours, or leave "
+            "colours= out to have some found"
+        )
+
+
+def _colouring(pairs: np.ndarray, num_sites: int) -> list[np.ndarray]:
+    """Two colours by breadth-first search where the graph is bipartite, else as `_dsatur` finds."""
+    neighbours: list[list[int]] = [[] for _ in range(num_sites)]
+    for i, j in pairs.tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    colour = _two_colours(neighbours)
+    if colour is None:
+        colour = _dsatur(neighbours)
+    colour = np.asarray(colour)
+    return [np.flatnonzero(colour == c) for c in range(colour.max() + 1)]
+
+
+def _two_colours(neighbours: list[list[int]]) -> list[int] | None:
+    colour = [-1] * len(neighbours)
+    for root in range(len(neighbours)):
+        if colour[root] >= 0:
+            continue
+        colour[root] = 0
+        queue = deque([root])
+        while queue:
+            site = queue.popleft()
+            for other in neighbours[site]:
+                if colour[other] < 0:
+                    colour[other] = 1 - colour[site]
+                    queue.append(other)
+                elif colour[other] == colour[site]:
+                    return None
+    return colour
+
+
+def _dsatur(neighbours: list[list[int]]) -> list[int]:
+    """Greedy colouring, next the site that sees most colours, then of most neighbours.
+
+    Brélaz 1979, "New methods to color the vertices of a graph".
+    """
+    colour = [-1] * len(neighbours)
+    seen: list[set[int]] = [set() for _ in neighbours]
+    heap = [(0, -len(others), site) for site, others in enumerate(neighbours)]
+    heapq.heapify(heap)
+    while heap:
+        saturation, _, site = heapq.heappop(heap)
+        if colour[site] >= 0 or -saturation != len(seen[site]):
+            continue  # coloured since, or an outdated entry
+        colour[site] = next(c for c in range(len(seen[site]) + 1) if c not in seen[site])
+        for other in neighbours[site]:
+            if colour[other] < 0 and colour[site] not in seen[other]:
+                seen[other].add(colour[site])
+                heapq.heappush(heap, (-len(seen[other]), -len(neighbours[other]), other))
+    return colour

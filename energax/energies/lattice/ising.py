@@ -1,0 +1,161 @@
+"""Spins on a graph.
+
+E(s) = −Σ_{(i,j)} J_ij s_i s_j − Σ_i h_i s_i over s_i = ±1 (Ising 1925; Wainwright & Jordan 2008,
+example 3.1).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from energax.energies._base import (
+    AbstractBernoulli,
+    AbstractColouredSpins,
+    AbstractNormalised,
+    AbstractPath,
+    AbstractTiltable,
+    GeometricPath,
+)
+from energax.energies.lattice import _base
+from energax.energies.lattice._base import broadcast, grid_edges, make_graph
+from energax.spaces import Spin
+
+
+class Ising(AbstractColouredSpins, AbstractTiltable):
+    """E(s) = −Σ_e J_e s_i s_j − Σ_i h_i s_i on any graph, edges e = (i, j).
+
+    Ising 1925; Wainwright & Jordan 2008, example 3.1. Sites are numbered row-major where the space
+    has several axes. A graph of many colours (a dense one) compiles slowly: one block a colour.
+
+    **Arguments:** `edges`: (edges, 2) site numbers, each pair once, in any order. `couplings`: J,
+    (edges,) or a number. `fields`: h, (num_sites,), the shape of the space, or a number.
+    `num_sites`: for a flat space, or `space`: a `Spin` of any shape. `colours`: groups of sites,
+    no two of one group joined by an edge; None finds some.
+
+    **Raises:** ValueError for an edge from a site to itself, an edge given twice, a site number out
+    of range, shapes that do not fit, or two neighbours in one colour.
+    """
+
+    couplings: Float[Array, " edges"]
+    fields: Float[Array, " sites"]
+    edges: Int[Array, "edges 2"]
+    colours: tuple[Int[Array, " _"], ...]
+    neighbours: tuple[Int[Array, "_ _"], ...]
+    bonds: tuple[Int[Array, "_ _"], ...]
+    space: Spin
+
+    def __init__(
+        self,
+        edges: Any,
+        couplings: Any = 1.0,
+        fields: Any = 0.0,
+        *,
+        num_sites: int | None = None,
+        space: Spin | None = None,
+        colours: Sequence | None = None,
+    ):
+        if (num_sites is None) == (space is None):
+            raise ValueError("Ising: give either num_sites= or space=Spin(...), and not both")
+        self.space = Spin((num_sites,)) if space is None else space
+        count = self.space.num_sites
+        graph = make_graph("Ising", edges, count, colours)
+        self.edges, self.colours = graph.edges, graph.colours
+        self.neighbours, self.bonds = graph.neighbours, graph.bonds
+        num_edges = len(graph.edges)
+        self.couplings = broadcast("Ising", couplings, (num_edges,), "couplings (one an edge)")
+        fields = jnp.asarray(fields, float)
+        if fields.shape == self.space.shape:
+            fields = fields.reshape(-1)
+        self.fields = broadcast("Ising", fields, (count,), "fields (one a site)")
+
+    @staticmethod
+    def grid(shape, coupling: Any = 1.0, field: Any = 0.0, *, periodic: bool = True) -> "Ising":
+        """The lattice of `shape` on `Spin(shape)`, each site joined to the next along every axis.
+
+        **Arguments:** `coupling`: one number. `field`: a number or `shape`. `periodic`: opposite
+        ends are joined too; along a side of 2 that joins the same two sites twice, which is one
+        edge of twice the coupling, and a side of 1 gets no edge.
+        """
+        space = Spin(shape)
+        edges, times = grid_edges(space.shape, periodic)
+        return Ising(edges, coupling * jnp.asarray(times, float), field, space=space)
+
+    def __call__(self, x):
+        return -self.log_density_from_sites(x.reshape(-1))
+
+    def log_density_from_sites(self, sites):
+        bonds = sites[self.edges[:, 0]] * sites[self.edges[:, 1]]
+        return self.fields @ sites + self.couplings @ bonds
+
+    def log_odds(self, sites, colour):
+        neighbours = self.neighbours[colour]
+        # Padding points at the number after the last edge, whose coupling is 0.
+        couplings = jnp.append(self.couplings, 0.0)[self.bonds[colour]]
+        fields = self.fields[self.colours[colour]]
+        tail = sites.ndim - 1
+        fields = fields.reshape(-1, *(1,) * tail)
+        degree = neighbours.shape[1]
+        if degree > _base.UNROLLED:
+            return 2 * (fields + jnp.einsum("nd,nd...->n...", couplings, sites[neighbours]))
+        couplings = couplings.reshape(-1, degree, *(1,) * tail)
+        for k in range(degree):
+            fields = fields + couplings[:, k] * sites[neighbours[:, k]]
+        return 2 * jnp.broadcast_to(fields, (len(neighbours), *sites.shape[1:]))
+
+    def site_differences(self, x):
+        s = x.reshape(-1)
+        odds = jnp.zeros_like(s)
+        for colour, members in enumerate(self.colours):
+            odds = odds.at[members].set(self.log_odds(s, colour), unique_indices=True)
+        return x * odds.reshape(x.shape)
+
+    def tilt(self, field) -> "Ising":
+        """The model with f(s) + field·s: the exact posterior of s under independent flips.
+
+        **Arguments:** `field`: (num_sites,), the shape of the space, or a number.
+        """
+        field = jnp.asarray(field)
+        field = field.reshape(-1) if field.shape == self.space.shape else field
+        return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
+
+    def path(self, base: AbstractNormalised) -> AbstractPath:
+        """Ising models all the way where `base` has independent spins, else the geometric path."""
+        if (
+            isinstance(base, AbstractBernoulli)
+            and isinstance(base.space, Spin)
+            and base.space.shape == self.space.shape
+        ):
+            return IsingPath(self, base)
+        return GeometricPath(base, self)
+
+
+class IsingPath(AbstractPath):
+    """Ising models with couplings βJ and fields (1 − β)h₀ + βh: the geometric path (Neal 2001, eq.
+    3) from independent spins of fields h₀, Z₀ = Π_i 2 cosh h₀_i.
+    """
+
+    ising: Ising
+    base: AbstractBernoulli
+
+    @property
+    def _base_fields(self) -> Float[Array, " sites"]:
+        return self.base.logits.reshape(-1) / 2
+
+    @property
+    def log_z0(self):
+        return jnp.sum(jnp.logaddexp(self._base_fields, -self._base_fields))
+
+    def at(self, beta):
+        fields = (1 - beta) * self._base_fields + beta * self.ising.fields
+        return eqx.tree_at(
+            lambda e: (e.couplings, e.fields), self.ising, (beta * self.ising.couplings, fields)
+        )
+
+    def increment(self, x, b0, b1):
+        return (b0 - b1) * (self.ising(x) + x.reshape(-1) @ self._base_fields)
+
+    def draw(self, num, *, key):
+        return self.base.draw(num, key=key)
