@@ -2,15 +2,18 @@
 
 from energax.samplers.choose import default_sampler, initial_points, sample
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
+from energax.samplers.hamiltonian import HMC, ChEES
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
 from energax.samplers.tempering import ParallelTempering, TemperedSMC
 
 __all__ = [
+    "HMC",
     "MALA",
     "ULA",
     "BlockGibbs",
+    "ChEES",
     "ColouredGibbs",
     "DiscreteLangevin",
     "GibbsWithGradients",

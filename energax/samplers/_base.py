@@ -11,11 +11,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from energax.energies._base import AbstractEnergy, batched
 from energax.results import Population
-from energax.spaces import Point
+from energax.spaces import AbstractSpace, Point, Real, Record
+
+ENERGY_JUMP = 1000.0
+"""A rise of the energy in one step, in nats, that no chain at rest makes: a divergence."""
 
 
 class State(eqx.Module):
@@ -27,10 +31,15 @@ class State(eqx.Module):
 
 
 class Info(eqx.Module):
-    """One step's report: acceptance probability and divergence of each chain."""
+    """One step's report: acceptance probability and divergence of each chain.
+
+    `evaluations`: of the energy (a gradient counts as one) that each chain's step took, where that
+    changes from step to step; None means `evaluations_per_step`.
+    """
 
     acceptance: Float[Array, " chains"]
     divergent: Bool[Array, " chains"]
+    evaluations: Float[Array, " chains"] | None = None
 
 
 class AbstractSampler(eqx.Module):
@@ -43,7 +52,10 @@ class AbstractSampler(eqx.Module):
 
     @abstractmethod
     def evaluations_per_step(self, energy: AbstractEnergy) -> float:
-        """Energy evaluations (a gradient counts as one) that one step of one chain costs."""
+        """Energy evaluations (a gradient counts as one) that one step of one chain costs.
+
+        A typical number where it changes from step to step; `Trace.evaluations` has the true one.
+        """
 
     @abstractmethod
     def init(self, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]) -> tuple[State, Any]:
@@ -110,12 +122,13 @@ class AbstractPopulationMethod(eqx.Module):
 
 class Trace(eqx.Module):
     """What `run` kept: `x` (kept, num_chains, *event), `log_density` (kept, num_chains), and each
-    chain's mean acceptance and number of divergences over all the steps."""
+    chain's mean acceptance, number of divergences and mean number of energy evaluations a step."""
 
     x: Point
     log_density: Float[Array, "kept chains"] | None  # None where nothing was kept
     acceptance: Float[Array, " chains"]
     num_divergent: Int[Array, " chains"]
+    evaluations: Float[Array, " chains"]
 
 
 @eqx.filter_jit
@@ -143,24 +156,29 @@ def run(
     num_chains = state.log_density.shape[0]
 
     def step(carry, step_key):
-        state, tuning, acceptance, divergent = carry
+        state, tuning, acceptance, divergent, evaluations = carry
         state, info = sampler.step(energy, state, tuning, key=step_key)
         if adapt:
             tuning = sampler.adapt(tuning, state, info)
-        return (state, tuning, acceptance + info.acceptance, divergent + info.divergent), None
+        if info.evaluations is None:
+            evaluations = evaluations + sampler.evaluations_per_step(energy)
+        else:
+            evaluations = evaluations + info.evaluations
+        sums = acceptance + info.acceptance, divergent + info.divergent, evaluations
+        return (state, tuning, *sums), None
 
     def thinned(carry, keys):
         carry, _ = jax.lax.scan(step, carry, keys)
         return carry, (carry[0].x, carry[0].log_density) if keep else None
 
     keys = jax.random.split(key, (num_steps // thin, thin))
-    zeros = jnp.zeros(num_chains), jnp.zeros(num_chains, int)
+    zeros = jnp.zeros(num_chains), jnp.zeros(num_chains, int), jnp.zeros(num_chains)
     carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), keys)
-    state, tuning, acceptance, divergent = carry
+    state, tuning, acceptance, divergent, evaluations = carry
     if adapt:
         tuning = sampler.freeze(tuning)
     x, log_density = (None, None) if kept is None else kept
-    trace = Trace(x, log_density, acceptance / num_steps, divergent)
+    trace = Trace(x, log_density, acceptance / num_steps, divergent, evaluations / num_steps)
     return state, tuning, trace
 
 
@@ -322,3 +340,142 @@ class DualAveraging(eqx.Module):
         weight = count**-kappa
         log_average = weight * log_step + (1 - weight) * self.log_average
         return DualAveraging(log_step, log_average, error_sum, count, self.anchor)
+
+
+def is_real(space: AbstractSpace) -> bool:
+    """True where a Gaussian step from any point leads to another point of the space."""
+    if isinstance(space, Record):
+        return all(isinstance(part, Real) for part in space.parts.values())
+    return isinstance(space, Real)
+
+
+def start_on_real(sampler: AbstractSampler, energy: AbstractEnergy, x: Point) -> State:
+    """`evaluate`, or a TypeError that says which sampler moves x on such a space."""
+    if not is_real(energy.space):
+        raise TypeError(
+            f"{type(sampler).__name__} moves x on Real spaces, got {energy.space}; use "
+            "Metropolis(), which works on every space (BlockGibbs() for an RBM, ColouredGibbs() "
+            "for an Ising graph)"
+        )
+    return evaluate(energy, x)
+
+
+def evaluate(energy: AbstractEnergy, x: Point) -> State:
+    """f and ∇f at once; where ∇f is not finite it becomes 0, a drift as good as any other."""
+    log_density, gradient = jax.vmap(jax.value_and_grad(energy.log_density))(x)
+    zero = jax.tree.map(jnp.zeros_like, gradient)
+    return State(x, log_density, choose(all_finite(gradient), gradient, zero))
+
+
+def standard_normal(key: Key[Array, ""], x: Point) -> PyTree:
+    """Noise of the shape and dtype of `x`."""
+    leaves, structure = jax.tree.flatten(x)
+    keys = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
+    noise = [
+        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noise)
+
+
+def column(value: Float[Array, " chains"], like: Array) -> Array:
+    """One number a chain, shaped to multiply `like`."""
+    return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+def as_rows(x: PyTree) -> Float[Array, "chains sites"]:
+    """An ensemble of points as one flat row a chain."""
+    rows = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(x)]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
+
+
+def from_rows(rows: Float[Array, "chains sites"], like: PyTree) -> PyTree:
+    """The points, shaped as the ensemble `like`, whose flat rows these are."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf[0].size for leaf in leaves])[:-1].tolist()
+    parts = jnp.split(rows, ends, axis=1) if ends else [rows]
+    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+class Metric(eqx.Module):
+    """What makes the coordinates comparable: x = mean + Lz, z about standard normal.
+
+    Learned from all chains and warm-up steps with the gains of `EnsembleMoments`. L is the sd of
+    each coordinate, or where `covariance` is a matrix its Cholesky factor, shrunk. With R the
+    correlations and s = E[noise in R]/‖R − 1‖², at most 1, as Schäfer & Strimmer 2005 shrink, L
+    belongs to (1 − s²) R + s² 1: to a diagonal metric as long as the correlations can't be told
+    from noise, and to the full one soon after, since a weight s would hide the stiffest direction.
+
+    `mean` (n,); `covariance` (n,) or (n, n), `factor` L of the same shape; `count` of steps.
+    """
+
+    mean: Float[Array, " n"]
+    covariance: Float[Array, "..."]
+    factor: Float[Array, "..."]
+    count: Float[Array, ""]
+
+    @staticmethod
+    def start(x: PyTree, dense: bool) -> "Metric":
+        """From an ensemble; a coordinate without spread gets 1. At first L is diagonal."""
+        moments = EnsembleMoments.start(as_rows(x).astype(float))
+        variance, sd = moments.variance, moments.sd
+        if dense:
+            variance, sd = jnp.diag(variance), jnp.diag(sd)
+        return Metric(moments.mean, variance, sd, moments.count)
+
+    def push(self, z: Float[Array, "chains n"]) -> Float[Array, "chains n"]:
+        """Lz, row by row."""
+        return z * self.factor if self.factor.ndim == 1 else z @ self.factor.T
+
+    def pull(self, gradient: Float[Array, "chains n"]) -> Float[Array, "chains n"]:
+        """Lᵀ∇, row by row."""
+        return gradient * self.factor if self.factor.ndim == 1 else gradient @ self.factor
+
+    def whiten(self, x: Float[Array, "chains n"]) -> Float[Array, "chains n"]:
+        """L⁻¹(x − mean), row by row."""
+        centred = x - self.mean
+        if self.factor.ndim == 1:
+            return centred / self.factor
+        return jax.scipy.linalg.solve_triangular(self.factor, centred.T, lower=True).T
+
+    def update(self, x: PyTree) -> "Metric":
+        rows = as_rows(x).astype(float)
+        num_chains, n = rows.shape
+        count = self.count + 1
+        gain = 3 / (count + 10)
+        here = jnp.mean(rows, axis=0)
+        shift, centred = here - self.mean, rows - here
+        mean = self.mean + gain * shift
+        if self.factor.ndim == 1:
+            within, between = jnp.mean(centred**2, axis=0), shift**2
+        else:
+            within, between = centred.T @ centred / num_chains, jnp.outer(shift, shift)
+        new = (1 - gain) * self.covariance + gain * (within + (1 - gain) * between)
+        if self.factor.ndim == 1:
+            new = jnp.where(jnp.isfinite(new) & (new > 0), new, self.covariance)
+            return Metric(mean, new, jnp.sqrt(new), count)
+        fine = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.diagonal(new) > 0)
+        new = jnp.where(fine, new, self.covariance)
+        every = max(1, n // 10)  # a factor costs n³/3
+        num = 5 / 9 * (count + 5) * num_chains  # the gains give step s a weight of about s²
+        factor = jax.lax.cond(
+            count % every == 0, lambda: _shrunk_factor(new, num, self.factor), lambda: self.factor
+        )
+        return Metric(mean, new, factor, count)
+
+
+def _shrunk_factor(covariance, num_samples, fallback):
+    """L of `Metric` from a covariance of `num_samples` correlated draws."""
+    n = len(covariance)
+    sd = jnp.sqrt(jnp.diagonal(covariance))
+    correlation = covariance / jnp.outer(sd, sd)
+    signal = jnp.sum(correlation**2) - jnp.sum(jnp.diagonal(correlation) ** 2)
+    noise = _AUTOCORRELATION * n * (n - 1) / num_samples
+    shrink = jnp.minimum(1.0, noise / jnp.maximum(signal, 1e-30)) ** 2
+    shrink = jnp.maximum(shrink, 1e-6)  # rounding
+    factor = jnp.linalg.cholesky((1 - shrink) * correlation + shrink * jnp.eye(n))
+    factor = sd[:, None] * factor
+    return jnp.where(jnp.all(jnp.isfinite(factor)), factor, fallback)
+
+
+_AUTOCORRELATION = 3.0  # draws in warm-up that count as one

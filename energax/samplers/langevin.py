@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from energax.energies._base import AbstractEnergy
 from energax.samplers._base import (
+    ENERGY_JUMP,
     AbstractSampler,
     DualAveraging,
     EnsembleMoments,
@@ -17,12 +17,13 @@ from energax.samplers._base import (
     accepted,
     all_finite,
     choose,
+    column,
+    evaluate,
     metropolis_probability,
+    start_on_real,
 )
-from energax.spaces import AbstractSpace, Point, Real, Record
-
-_ENERGY_JUMP = 1000.0
-"""A rise of the energy in one step, in nats, that no chain at rest makes: a divergence."""
+from energax.samplers._base import is_real as is_real
+from energax.samplers._base import standard_normal as _normal
 
 
 class ULA(AbstractSampler):
@@ -46,10 +47,10 @@ class ULA(AbstractSampler):
         return 1.0
 
     def init(self, energy, x, *, key):
-        return _start(self, energy, x), None
+        return start_on_real(self, energy, x), None
 
     def refresh(self, energy, state):
-        return _evaluate(energy, state.x)
+        return evaluate(energy, state.x)
 
     def step(self, energy, state, tuning, *, key):
         noise = _normal(key, state.x)
@@ -59,7 +60,7 @@ class ULA(AbstractSampler):
             state.gradient,
             noise,
         )
-        new = _evaluate(energy, x)
+        new = evaluate(energy, x)
         usable, divergent = _judge(new, state)
         taken = usable & ~divergent
         return choose(taken, new, state), Info(taken.astype(float), divergent)
@@ -99,14 +100,14 @@ class MALA(AbstractSampler):
         return 1.0
 
     def init(self, energy, x, *, key):
-        state = _start(self, energy, x)
+        state = start_on_real(self, energy, x)
         if self.step_size is not None:
             return state, None
         step_size = 1.65**2 * energy.space.num_sites ** (-1 / 3)
         return state, MALATuning(DualAveraging.start(step_size), EnsembleMoments.start(x))
 
     def refresh(self, energy, state):
-        return _evaluate(energy, state.x)
+        return evaluate(energy, state.x)
 
     def step(self, energy, state, tuning, *, key):
         key_noise, key_accept = jax.random.split(key)
@@ -120,12 +121,12 @@ class MALA(AbstractSampler):
         def drift(gradient):
             raw = jax.tree.map(lambda r, g: r / 2 * g, root, gradient)
             shorten = limit / jnp.maximum(limit, jnp.sqrt(_dot(raw, raw)))
-            return jax.tree.map(lambda h: h * _column(shorten, h), raw)
+            return jax.tree.map(lambda h: h * column(shorten, h), raw)
 
         noise = _normal(key_noise, state.x)
         here = drift(state.gradient)
         x = jax.tree.map(lambda x, r, h, z: x + r * (h + z), state.x, root, here, noise)
-        new = _evaluate(energy, x)
+        new = evaluate(energy, x)
         both = jax.tree.map(jnp.add, here, drift(new.gradient))
         proposals = -0.5 * _dot(both, jax.tree.map(lambda h, z: 2 * z + h, both, noise))
         usable, divergent = _judge(new, state)
@@ -151,51 +152,14 @@ class MALA(AbstractSampler):
         return {"step_size": step_size}
 
 
-def _start(sampler: AbstractSampler, energy: AbstractEnergy, x: Point) -> State:
-    if not is_real(energy.space):
-        raise TypeError(
-            f"{type(sampler).__name__} moves x on Real spaces, got {energy.space}; use "
-            "Metropolis(), which works on every space (BlockGibbs() for an RBM, ColouredGibbs() "
-            "for an Ising graph)"
-        )
-    return _evaluate(energy, x)
-
-
-def is_real(space: AbstractSpace) -> bool:
-    """True where a Gaussian step from any point leads to another point of the space."""
-    if isinstance(space, Record):
-        return all(isinstance(part, Real) for part in space.parts.values())
-    return isinstance(space, Real)
-
-
-def _evaluate(energy: AbstractEnergy, x: Point) -> State:
-    """f and ∇f at once; where ∇f is not finite it becomes 0, a drift as good as any other."""
-    log_density, gradient = jax.vmap(jax.value_and_grad(energy.log_density))(x)
-    zero = jax.tree.map(jnp.zeros_like, gradient)
-    return State(x, log_density, choose(all_finite(gradient), gradient, zero))
-
-
 def _judge(new: State, old: State) -> tuple[Bool[Array, " chains"], Bool[Array, " chains"]]:
     """(usable, divergent); a proposal with f = −∞ is neither: being outside is no fault."""
     finite = all_finite(new.x)
     usable = finite & jnp.isfinite(new.log_density)
     outside = finite & (new.log_density == -jnp.inf)
     # From where f is not finite every finite place is welcome.
-    jump = (old.log_density - new.log_density > _ENERGY_JUMP) & jnp.isfinite(old.log_density)
+    jump = (old.log_density - new.log_density > ENERGY_JUMP) & jnp.isfinite(old.log_density)
     return usable, ~outside & (~usable | jump)
-
-
-def _normal(key, x: Point) -> PyTree:
-    leaves, structure = jax.tree.flatten(x)
-    keys = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
-    noise = [
-        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noise)
-
-
-def _column(value: Float[Array, " chains"], like: Array) -> Array:
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
 def _dot(a: PyTree, b: PyTree) -> Float[Array, " chains"]:

@@ -148,6 +148,8 @@ EXAMPLES = {
     samplers.Metropolis: lambda: (samplers.Metropolis(), normal()),
     samplers.ULA: lambda: (samplers.ULA(0.1), normal()),
     samplers.MALA: lambda: (samplers.MALA(), normal()),
+    samplers.HMC: lambda: (samplers.HMC(3), normal()),
+    samplers.ChEES: lambda: (samplers.ChEES(), normal()),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
     samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),

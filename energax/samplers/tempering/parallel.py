@@ -209,7 +209,7 @@ class ParallelTempering(AbstractSampler):
                 path, tuning, rungs, state.from_base, counts, parity, key_swap
             )
         state = _state(rungs, ladder, from_base, state.num_steps + 1, path, counts)
-        return state, TemperedInfo(info.acceptance[-1], info.divergent[-1], info, *swap)
+        return state, TemperedInfo(info.acceptance[-1], info.divergent[-1], None, info, *swap)
 
     def _move(self, path, tuning, rungs, key):
         """`num_moves` inner steps of every rung; the report is of the last one."""
