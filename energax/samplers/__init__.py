@@ -6,7 +6,7 @@ from energax.samplers.hamiltonian import HMC, ChEES
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
-from energax.samplers.tempering import ParallelTempering, TemperedSMC
+from energax.samplers.tempering import ParallelTempering, TemperedSMC, TemperedTransitions
 
 __all__ = [
     "HMC",
@@ -21,6 +21,7 @@ __all__ = [
     "ParallelTempering",
     "SiteGibbs",
     "TemperedSMC",
+    "TemperedTransitions",
     "default_sampler",
     "initial_points",
     "sample",

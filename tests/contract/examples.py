@@ -159,6 +159,10 @@ EXAMPLES = {
         samplers.ParallelTempering(samplers.MALA(), num_rungs=3),
         normal(),
     ),
+    samplers.TemperedTransitions: lambda: (
+        samplers.TemperedTransitions(samplers.MALA(), num_rungs=3),
+        normal(),
+    ),
     # population methods: (method, energy, log Z)
     samplers.TemperedSMC: with_truth(lambda: samplers.TemperedSMC(samplers.Metropolis()), finite),
     # objectives: (objective, energy, data)

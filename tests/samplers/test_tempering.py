@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ from scipy import stats
 
 import energax as ex
 from energax.energies import Gaussian, IndependentBernoulli
-from energax.samplers import BlockGibbs, ColouredGibbs, Metropolis, ParallelTempering
+from energax.samplers import (
+    BlockGibbs,
+    ColouredGibbs,
+    Metropolis,
+    ParallelTempering,
+    TemperedTransitions,
+)
 from energax.samplers._base import run
-from energax.samplers.tempering import parallel
+from energax.samplers.tempering import parallel, transitions
 from tests.exact import P_LIMIT, Exact, chi_square, enumerated, integrated, ks
 
 NUM, RUNGS, STEPS = 20_000, 3, 6
@@ -108,6 +115,68 @@ def test_wrong_swaps_are_seen(case, monkeypatch):
     for mutant in (swapped_sign, always):
         monkeypatch.setattr(parallel, "metropolis_probability", mutant)
         assert p_values(case)[-1] < 1e-9
+
+
+def transition_p_value(case: str, backwards=False) -> float:
+    """Of chains that start exactly at the target, after frozen tempered transitions."""
+    make, inner, base = CASES[case]
+    energy, sampler = make(), TemperedTransitions(inner, base(), num_rungs=4)
+    sampler = sampler.reversal() if backwards else sampler
+    exact = exact_rungs(energy.path(base()), [1.0])[0]
+    x = jnp.asarray(exact.draw(NUM, 5), float)
+    state, tuning = sampler.init(energy, x, key=ex.random.key(1))
+    tuning = eqx.tree_at(lambda t: t.ladder.betas, tuning, jnp.array([0.1, 0.3, 0.6, 1.0]))
+
+    @jax.jit
+    def after(state, key):
+        def step(state, key):
+            state, info = sampler.step(energy, state, tuning, key=key)
+            return state, info.acceptance.mean()
+
+        return jax.lax.scan(step, state, jax.random.split(key, 4))
+
+    state, acceptance = after(state, ex.random.key(2))
+    assert float(acceptance.mean()) > 0.05
+    return p_value(exact, np.asarray(state.x))
+
+
+@pytest.mark.parametrize(("case", "backwards"), [("real", False), ("spins", True), ("rbm", False)])
+def test_tempered_transitions_keep_the_target(case, backwards, monkeypatch):
+    assert transition_p_value(case, backwards) > P_LIMIT
+    right = transitions.metropolis_probability
+    monkeypatch.setattr(
+        transitions, "metropolis_probability", lambda r, old, usable: right(-r, old, usable)
+    )
+    assert transition_p_value(case, backwards) < 1e-9
+
+
+def test_a_tempered_rbm_makes_one_product_for_all_rungs():
+    rbm = cold_rbm()
+    sampler = ParallelTempering(BlockGibbs(), num_rungs=5)
+    state, tuning = sampler.init(rbm, jnp.ones((7, 8)), key=ex.random.key(0))
+    jaxpr = jax.make_jaxpr(lambda s: sampler.step(rbm, s, tuning, key=ex.random.key(1))[0].x)(state)
+    products = [
+        e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "dot_general" and _is_product(e)
+    ]
+    shapes = sorted(e.outvars[0].aval.shape for e in products)
+    # of the fresh base draws; of all rungs, to the hidden units and back
+    assert shapes == [(5, 7, 6), (5, 7, 8), (7, 6)]
+    assert all(e.params["dimension_numbers"][1] == ((), ()) for e in products)
+
+
+def _is_product(equation) -> bool:
+    """With the weights W, or their transpose."""
+    return any(v.aval.shape in ((8, 6), (6, 8)) for v in equation.invars)
+
+
+def _equations(jaxpr):
+    """All but those of the branch that makes the state anew after the ladder moved."""
+    for equation in jaxpr.eqns:
+        yield equation
+        inner = [] if equation.primitive.name == "cond" else equation.params.values()
+        for value in inner:
+            if isinstance(value, jax.extend.core.ClosedJaxpr):
+                yield from _equations(value.jaxpr)
 
 
 def test_what_block_gibbs_keeps_at_another_beta_is_right():
@@ -217,8 +286,15 @@ def test_a_mixed_space_with_a_base_fitted_to_it():
         "c": jnp.zeros((num, 1), jnp.int32),
     }
     sampler = ParallelTempering(Metropolis(), num_rungs=4)
-    trace, told, _ = warmed_up(sampler, ex.from_log_density(f, space), start, 40, warmup=240)
-    x = jax.tree.map(lambda a: np.asarray(a[-1, :, 0]), trace.x)
+    energy = ex.from_log_density(f, space)
+    state, tuning = eqx.filter_jit(sampler.init)(energy, start, key=ex.random.key(0))
+    for i in range(3):  # one compilation; the ladder moves after 112 and after 240 steps
+        key = ex.random.key(i)
+        state, tuning, _ = run(
+            sampler, energy, state, tuning, key=key, num_steps=128, adapt=True, keep=False
+        )
+    told = sampler.describe(state, tuning)
+    x = jax.tree.map(lambda a: np.asarray(a[:, 0]), state.x)
     humps = np.exp(0.7) * np.sqrt(np.pi / 4) / np.sqrt(np.pi / 8)
     right = np.bincount((x["a"] > 25).astype(int), minlength=2)
     assert chi_square(right, [1 / (1 + humps), humps / (1 + humps)]) > P_LIMIT
@@ -241,7 +317,7 @@ def test_a_changed_ladder_makes_the_state_anew():
         tuning,
         tuning.ladder.changed(jnp.array([0.2, 0.5, 1.0]), tuning.ladder.base),
     )
-    state, _ = sampler.step(energy, state, tuning, key=ex.random.key(1))
+    state, _ = eqx.filter_jit(sampler.step)(energy, state, tuning, key=ex.random.key(1))
     path = energy.path(tuning.ladder.base)
     for i, beta in enumerate((0.2, 0.5, 1.0)):
         wanted = jax.vmap(path.at(beta).log_density)(state.rungs.x[i])

@@ -2,5 +2,6 @@
 
 from energax.samplers.tempering.parallel import ParallelTempering
 from energax.samplers.tempering.smc import TemperedSMC
+from energax.samplers.tempering.transitions import TemperedTransitions
 
-__all__ = ["ParallelTempering", "TemperedSMC"]
+__all__ = ["ParallelTempering", "TemperedSMC", "TemperedTransitions"]

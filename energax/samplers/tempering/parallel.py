@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from energax.energies._base import AbstractNormalised, AbstractPath, batched
+from energax.energies._base import AbstractNormalised, AbstractPath
 from energax.samplers._base import (
     AbstractSampler,
     Info,
@@ -74,10 +74,10 @@ class TemperedInfo(Info):
 class TemperingTuning(eqx.Module):
     """The ladder, the inner tunings (rungs first), and the window that will move the ladder."""
 
-    ladder: Any
+    ladder: Ladder
     inner: Any
     centre: Float[Array, " pairs"]  # c_j, near log Z_{β_{j+1}}/Z_{β_j}
-    fit: Any  # BaseFit, None where the base is given
+    fit: BaseFit | None  # None where the base is given
     window: Int[Array, ""]
     steps: Int[Array, ""]
     rejection: Float[Array, " pairs"]
@@ -240,7 +240,7 @@ class ParallelTempering(AbstractSampler):
         x0 = path.draw(num_chains, key=key_base)
         start = eqx.tree_at(lambda s: s.x, jax.tree.map(lambda a: a[0], rungs), x0)
         start = self.sampler.refresh(path.at(betas[1]), start)  # at the place it may go to
-        f0 = batched(path.at(0.0), x0)
+        f0 = self.sampler.temper(path.at(0.0), start).log_density
 
         here = jnp.concatenate([f0[None], rungs.log_density])
         there = jnp.concatenate([start.log_density[None], moved.log_density])
