@@ -31,4 +31,5 @@ from energax.energies.reference import NegativeBinomial as NegativeBinomial
 from energax.energies.reference import RecordReference as RecordReference
 from energax.energies.reference import default_base as default_base
 from energax.energies.reference import fitted_base as fitted_base
+from energax.energies.transform import Unconstrained as Unconstrained
 from energax.energies.tree import ChowLiuTree as ChowLiuTree

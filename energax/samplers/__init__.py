@@ -7,6 +7,7 @@ from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
 from energax.samplers.tempering import ParallelTempering, TemperedSMC, TemperedTransitions
+from energax.samplers.transformed import Transformed
 
 __all__ = [
     "HMC",
@@ -22,6 +23,7 @@ __all__ = [
     "SiteGibbs",
     "TemperedSMC",
     "TemperedTransitions",
+    "Transformed",
     "default_sampler",
     "initial_points",
     "sample",

@@ -43,6 +43,11 @@ def normal():
     return energies.from_log_density(lambda x: -0.7 * jnp.sum((x - 0.4) ** 2), spaces.Real((3,)))
 
 
+def in_a_box():
+    box = spaces.Box([0.0, -jnp.inf, 1.0, -jnp.inf], [2.0, 3.0, jnp.inf, jnp.inf])
+    return energies.from_log_density(lambda x: -0.7 * jnp.sum((x - 0.4) ** 2), box)
+
+
 def rbm():
     rng = np.random.default_rng(0)
     return energies.BernoulliRBM(
@@ -109,6 +114,7 @@ EXAMPLES = {
     base.Tempered: lambda: base.Tempered(normal(), 0.6),
     base.Product: lambda: normal() + base.Tempered(normal(), 0.5),
     base.Conditional: lambda: normal().condition(x=[jnp.nan, 0.5, jnp.nan]),
+    energies.Unconstrained: lambda: energies.Unconstrained(in_a_box()),
     base.FrozenEnergy: lambda: base.FrozenEnergy(normal()),
     energies.BernoulliRBM: rbm,
     AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
@@ -150,6 +156,7 @@ EXAMPLES = {
     samplers.MALA: lambda: (samplers.MALA(), normal()),
     samplers.HMC: lambda: (samplers.HMC(3), normal()),
     samplers.ChEES: lambda: (samplers.ChEES(), normal()),
+    samplers.Transformed: lambda: (samplers.Transformed(samplers.MALA()), in_a_box()),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
     samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),
