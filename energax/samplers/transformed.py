@@ -52,20 +52,20 @@ class Transformed(AbstractSampler):
 
     def step(self, energy, state, tuning, *, key):
         free = Unconstrained(energy)
-        inner, info = self.sampler.step(free, state.inner, tuning, key=key)
+        inner, info = self.sampler.step(free, _of(state), tuning, key=key)
         return _shown(free, inner), info
 
     def reversal(self):
         return dataclasses.replace(self, sampler=self.sampler.reversal())
 
     def adapt(self, tuning, state, info):
-        return self.sampler.adapt(tuning, state.inner, info)
+        return self.sampler.adapt(tuning, _of(state), info)
 
     def freeze(self, tuning):
         return self.sampler.freeze(tuning)
 
     def describe(self, state, tuning):
-        return self.sampler.describe(state.inner, tuning)
+        return self.sampler.describe(_of(state), tuning)
 
 
 def _shown(free: Unconstrained, inner: State) -> TransformedState:
@@ -73,13 +73,18 @@ def _shown(free: Unconstrained, inner: State) -> TransformedState:
     return TransformedState(free.constrain(inner.x), log_density, None, inner)
 
 
+def _of(state: State) -> State:
+    assert isinstance(state, TransformedState) and state.inner is not None
+    return state.inner
+
+
 def _inner(free: Unconstrained, state: State) -> State:
     """The state on ℝⁿ, at the y of `state.x` wherever that was replaced from outside."""
-    assert isinstance(state, TransformedState) and state.inner is not None
-    old = state.inner.x
+    inner = _of(state)
+    old = inner.x
 
     def kept(x, shown, y, again):
         return jnp.where(x == shown, y, again)
 
     y: Point = jax.tree.map(kept, state.x, free.constrain(old), old, free.unconstrain(state.x))
-    return eqx.tree_at(lambda s: s.x, state.inner, y)
+    return eqx.tree_at(lambda s: s.x, inner, y)
