@@ -209,10 +209,14 @@ class ParallelTempering(AbstractSampler):
                 path, tuning, rungs, state.from_base, counts, parity, key_swap
             )
         state = _state(rungs, ladder, from_base, state.num_steps + 1, path, counts)
-        return state, TemperedInfo(info.acceptance[-1], info.divergent[-1], None, info, *swap)
+        spent = info.evaluations
+        if spent is not None:
+            spent = self.num_moves * jnp.sum(spent, axis=0) + self.num_rungs + 1
+        acceptance, divergent = info.acceptance[-1], info.divergent[-1]
+        return state, TemperedInfo(acceptance, divergent, spent, info, *swap)
 
     def _move(self, path, tuning, rungs, key):
-        """`num_moves` inner steps of every rung; the report is of the last one."""
+        """`num_moves` inner steps of every rung; the report is of the last, but for its cost."""
 
         def move(rungs, key):
             return eqx.filter_vmap(
@@ -222,7 +226,10 @@ class ParallelTempering(AbstractSampler):
         if self.num_moves == 1:
             return move(rungs, key)
         rungs, info = jax.lax.scan(move, rungs, jax.random.split(key, self.num_moves))
-        return rungs, jax.tree.map(lambda a: a[-1], info)
+        last = jax.tree.map(lambda a: a[-1], info)
+        if info.evaluations is None:
+            return rungs, last
+        return rungs, eqx.tree_at(lambda i: i.evaluations, last, info.evaluations.mean(0))
 
     def _swap(self, path, tuning, rungs, from_base, counts, parity, key):
         """Pairs j of the given parity try to swap; the base's side of pair 0 is drawn anew.

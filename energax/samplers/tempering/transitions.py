@@ -120,14 +120,17 @@ class TemperedTransitions(AbstractSampler):
         else:
             state, tour = self._tour(energy, state, tuning, key_tour)
             state, info = self.sampler.step(energy, state, target, key=key_move)
-        probability, divergent, states, infos, spread = tour
+        probability, divergent, evaluations, states, infos, spread = tour
 
         def with_target(rungs, last):
             return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rungs, last)
 
+        if info.evaluations is not None and evaluations is not None:
+            evaluations = evaluations + info.evaluations + 2 * self.num_rungs + 1
         return state, TransitionInfo(
             probability,
             divergent | info.divergent,
+            evaluations,
             with_target(states, state),
             with_target(infos, info),
             spread,
@@ -145,7 +148,7 @@ class TemperedTransitions(AbstractSampler):
             hot = sampler.temper(path.at(beta), state)
             change = hot.log_density - state.log_density
             hot, info = sampler.reversal().step(path.at(beta), hot, tuning, key=key)
-            return hot, (change, info.divergent)
+            return hot, (change, info.divergent, info.evaluations)
 
         def cool(state, inputs):
             beta, warmer, tuning, key = inputs
@@ -154,7 +157,7 @@ class TemperedTransitions(AbstractSampler):
             return cold, (cold.log_density - state.log_density, state, info)
 
         inputs = betas[:-1], below, jax.random.split(key_heat, num)
-        hot, (heated, lost) = jax.lax.scan(heat, state, inputs, reverse=True)
+        hot, (heated, lost, spent) = jax.lax.scan(heat, state, inputs, reverse=True)
         off = sampler.temper(path.at(0.0), hot).log_density - hot.log_density
         x = path.draw(state.log_density.shape[0], key=key_base)
         start = sampler.refresh(path.at(betas[0]), eqx.tree_at(lambda s: s.x, hot, x))
@@ -173,7 +176,10 @@ class TemperedTransitions(AbstractSampler):
         finite = jnp.isfinite(changes)
         spread = jnp.var(jnp.where(finite, jnp.clip(changes, -1e3, 1e3), -1e3), axis=2).mean(0)
         divergent = jnp.any(lost, axis=0) | jnp.any(infos.divergent, axis=0)
-        return choose(accept, proposed, state), (probability, divergent, states, infos, spread)
+        if spent is not None and infos.evaluations is not None:
+            spent = jnp.sum(spent + infos.evaluations, axis=0)
+        tour = probability, divergent, spent, states, infos, spread
+        return choose(accept, proposed, state), tour
 
     def reversal(self):
         return TemperedTransitions(self.sampler, self.base, self.num_rungs, not self.backwards)
