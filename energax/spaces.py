@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from energax import random
+
 Point = Any
 """One point, or with leading axes a batch of them: an array, or a dict of arrays on `Record`."""
 
@@ -189,7 +191,7 @@ class Real(AbstractArraySpace):
         return Real((int(mask.sum()),))
 
     def propose(self, x, scale, *, key):
-        return x + scale * jax.random.normal(key, x.shape, x.dtype)
+        return x + scale * random.normal(key, x.shape, x.dtype)
 
 
 class Box(AbstractArraySpace):
@@ -236,7 +238,7 @@ class Box(AbstractArraySpace):
 
     def propose(self, x, scale, *, key):
         """Gaussian step, reflected at the finite ends (a reflected Gaussian is still symmetric)."""
-        return self.reflect(x + scale * jax.random.normal(key, x.shape, x.dtype))
+        return self.reflect(x + scale * random.normal(key, x.shape, x.dtype))
 
     def reflect(self, y):
         """`y` folded back into the box, as light between mirrors at the finite ends."""
@@ -421,7 +423,7 @@ class Ordinal(_ManyValued):
 
     def propose(self, x, scale, *, key):
         """Rounded Gaussian step, reflected half-way outside the two ends (symmetric)."""
-        y = x + jnp.round(scale * jax.random.normal(key, x.shape, x.dtype))
+        y = x + jnp.round(scale * random.normal(key, x.shape, x.dtype))
         phase = jnp.mod(y, 2 * self.num_values)
         return jnp.where(phase >= self.num_values, 2 * self.num_values - 1 - phase, phase)
 
@@ -451,7 +453,7 @@ class Count(AbstractArraySpace):
 
     def propose(self, x, scale, *, key):
         """Rounded Gaussian step, reflected at −1/2 (symmetric)."""
-        step = jnp.round(scale * jax.random.normal(key, x.shape))
+        step = jnp.round(scale * random.normal(key, x.shape))
         step = jnp.clip(step, -(2.0**30), 2.0**30).astype(x.dtype)
         y = x + step
         return jnp.where(y < 0, -1 - y, y)

@@ -104,7 +104,7 @@ class Gaussian(AbstractNormalised):
         return jnp.sum(jnp.log(spread)) + self.space.num_sites * _HALF_LOG_2PI
 
     def draw(self, num: int, *, key: Key[Array, ""]):
-        noise = jax.random.normal(key, (num, *self.space.shape), self.mean.dtype)
+        noise = random.normal(key, (num, *self.space.shape), self.mean.dtype)
         if self.scale is not None:
             return self.mean + self.scale * noise
         assert self.cholesky is not None
@@ -254,7 +254,7 @@ class IndependentCategorical(AbstractNormalised):
         return jnp.sum(jax.nn.logsumexp(self.logits, axis=-1))
 
     def draw(self, num: int, *, key: Key[Array, ""]):
-        index = jax.random.categorical(key, self.logits, shape=(num, *self.logits.shape[:-1]))
+        index = random.categorical(key, self.logits, (num, *self.logits.shape[:-1]))
         if isinstance(self.space, Categorical):
             return self.space.encode(index)
         return index.astype(self.logits.dtype)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from energax import random
 from energax.io._base import DamagedFile, atomic_write, write_json
 
 FORMAT = 1
@@ -94,6 +95,8 @@ class Archive:
             return value
         implementation = self._table[name].get("key")
         if implementation is not None:
+            if implementation == random.TAG:
+                return random.wrap(value)
             return jax.random.wrap_key_data(jnp.asarray(value), impl=implementation)
         out = jnp.asarray(value)
         if out.dtype != value.dtype:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from energax import random
 from energax.energies._base import AbstractEnergy, AbstractTiltable, batched, check_scalar
 from energax.random import as_key
 from energax.spaces import AbstractArraySpace, AbstractSpace, Binary, Point, Real, Spin
@@ -81,7 +82,7 @@ class GaussianNoise(AbstractNoise):
         return None
 
     def corrupt(self, x, space, *, key):
-        return x + self.sd * jax.random.normal(key, x.shape, x.dtype)
+        return x + self.sd * random.normal(key, x.shape, x.dtype)
 
 
 class Posterior(AbstractEnergy):

@@ -99,7 +99,7 @@ class CategoricalFamily(AbstractExponentialFamily):
         return jnp.sum(jax.nn.logsumexp(eta, axis=-1))
 
     def draw(self, num: int, *, key: Key[Array, ""]):
-        index = jax.random.categorical(key, self.eta, shape=(num, *self.space.sites))
+        index = random.categorical(key, self.eta, (num, *self.space.sites))
         return self.space.encode(index)
 
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
+from energax import random
 from energax.energies.exponential_family._base import (
     CONSTANT,
     AbstractExponentialFamily,
@@ -57,7 +58,7 @@ class Normal(AbstractExponentialFamily):
         return jnp.sum(jnp.where(valid, value, jnp.inf))
 
     def draw(self, num: int, *, key: Key[Array, ""]):
-        noise = jax.random.normal(key, (num, *self.space.shape), self.eta["x"].dtype)
+        noise = random.normal(key, (num, *self.space.shape), self.eta["x"].dtype)
         return self.mean + self.scale * noise
 
     @classmethod
@@ -126,7 +127,7 @@ class MultivariateNormal(AbstractExponentialFamily):
 
     def draw(self, num: int, *, key: Key[Array, ""]):
         factor = self._precision_factor(self.eta)
-        noise = jax.random.normal(key, (*self.space.shape, num), self.eta["x"].dtype)
+        noise = random.normal(key, (*self.space.shape, num), self.eta["x"].dtype)
         spread = jax.scipy.linalg.solve_triangular(factor, noise, lower=True, trans=1)
         return self.mean + spread.T
 
