@@ -11,6 +11,7 @@ under sharding.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def _split(data: Array, shape: tuple[int, ...]) -> Array:
     return jnp.stack(_threefry(data, *_counters(shape)), -1)
 
 
-def _fold_in(data: Array, number: Array) -> Array:
+def _fold_in(data: Array, number: Any) -> Array:
     return jnp.stack(_threefry(data, jnp.uint32(0), jnp.asarray(number).astype(jnp.uint32)))
 
 

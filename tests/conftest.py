@@ -1,6 +1,11 @@
 """Setup for every test: one thread a worker under xdist, shapes checked, float32 left as it was."""
 
 import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the suite in the background has it ignore Ctrl-C, which some tests press.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; XLA would start as many threads as there are cores in each.

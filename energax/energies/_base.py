@@ -39,7 +39,7 @@ class AbstractEnergy(eqx.Module):
         """Distributions from `base` (β = 0) to this one (β = 1)."""
         return GeometricPath(base, self)
 
-    def condition(self, **given) -> "AbstractEnergy":
+    def condition(self, **given) -> "Conditional":
         """p(rest | given) as an energy on what is left free.
 
         On a `Record`: parts by name, `energy.condition(age=3.0)`. On any other space: one point
@@ -48,6 +48,13 @@ class AbstractEnergy(eqx.Module):
         **Raises:** ValueError for unknown names, values outside the space, or nothing left free.
         """
         return condition(self, given)
+
+    def restrict(self, conditional: "Conditional") -> "AbstractEnergy":
+        """`conditional`, which this energy's `condition` made, up to a constant in a better form.
+
+        An RBM or an Ising model with some sites held is one itself, and has its own samplers.
+        """
+        return conditional
 
     def with_space(self, space: AbstractSpace) -> "AbstractEnergy":
         """The same energy read on another space (networks whose weights do not fix a size).

@@ -128,6 +128,13 @@ class BernoulliRBM(AbstractBipartiteEnergy, AbstractLocalEnergy, AbstractTiltabl
         """
         return BernoulliRBM(self.weight, self.visible_bias + field, self.hidden_bias)
 
+    def restrict(self, conditional) -> "BernoulliRBM":
+        """The RBM of the free bits; what the given ones tell the hidden units joins their bias."""
+        free = np.asarray(conditional.free)
+        given = jnp.asarray(conditional.given).at[free].set(0.0)
+        hidden_bias = self.hidden_bias + given @ self.weight
+        return BernoulliRBM(self.weight[free], self.visible_bias[free], hidden_bias)
+
     def path(self, base: AbstractNormalised) -> AbstractPath:
         """RBMs all the way where `base` has independent bits, else the geometric path."""
         if (

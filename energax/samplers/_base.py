@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from energax import random
 from energax.energies._base import AbstractEnergy, batched
 from energax.results import Population
 from energax.spaces import AbstractSpace, Point, Real, Record
@@ -155,11 +156,12 @@ def run(
         raise ValueError(f"num_steps={num_steps} is not a multiple of thin={thin}")
     num_chains = state.log_density.shape[0]
 
-    def step(carry, step_key):
+    def step(carry, scanned):
+        step_key, number = scanned
         state, tuning, acceptance, divergent, evaluations = carry
         state, info = sampler.step(energy, state, tuning, key=step_key)
         if adapt:
-            tuning = sampler.adapt(tuning, state, info)
+            tuning = _adapted(sampler, tuning, state, info, number)
         if info.evaluations is None:
             evaluations = evaluations + sampler.evaluations_per_step(energy)
         else:
@@ -167,19 +169,52 @@ def run(
         sums = acceptance + info.acceptance, divergent + info.divergent, evaluations
         return (state, tuning, *sums), None
 
-    def thinned(carry, keys):
-        carry, _ = jax.lax.scan(step, carry, keys)
+    def thinned(carry, scanned):
+        carry, _ = jax.lax.scan(step, carry, scanned)
         return carry, (carry[0].x, carry[0].log_density) if keep else None
 
     keys = jax.random.split(key, (num_steps // thin, thin))
+    numbers = jnp.arange(num_steps).reshape(keys.shape)
     zeros = jnp.zeros(num_chains), jnp.zeros(num_chains, int), jnp.zeros(num_chains)
-    carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), keys)
+    carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), (keys, numbers))
     state, tuning, acceptance, divergent, evaluations = carry
     if adapt:
         tuning = sampler.freeze(tuning)
     x, log_density = (None, None) if kept is None else kept
     trace = Trace(x, log_density, acceptance / num_steps, divergent, evaluations / num_steps)
     return state, tuning, trace
+
+
+def together(tree: PyTree) -> PyTree:
+    """`tree` whole on every device of the mesh in use, if there is one.
+
+    Statistics over chains are then sums in one order, whatever the number of devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    everywhere = jax.sharding.PartitionSpec()
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.with_sharding_constraint(arrays, everywhere), rest)
+
+
+def _adapted(sampler: AbstractSampler, tuning: Any, state: State, info: Info, number) -> Any:
+    """`sampler.adapt`, to the last bit the same on any number of devices.
+
+    XLA contracts a·b + c to one rounding within what it compiles together, which depends on what
+    stands around. A branch is compiled by itself; it is always taken, as `number` is no constant.
+    """
+    given, rest = eqx.partition((tuning, together(state), together(info)), eqx.is_array)
+    out_rest = []
+
+    def adapt(given):
+        arrays, others = eqx.partition(sampler.adapt(*eqx.combine(given, rest)), eqx.is_array)
+        out_rest.append(others)
+        return arrays
+
+    def same(given):
+        return eqx.filter(eqx.combine(given, rest)[0], eqx.is_array)
+
+    return together(eqx.combine(jax.lax.cond(number >= 0, adapt, same, given), out_rest[0]))
 
 
 def run_fixed(
@@ -371,9 +406,7 @@ def standard_normal(key: Key[Array, ""], x: Point) -> PyTree:
     """Noise of the shape and dtype of `x`."""
     leaves, structure = jax.tree.flatten(x)
     keys = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
-    noise = [
-        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)
-    ]
+    noise = [random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, noise)
 
 

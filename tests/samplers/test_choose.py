@@ -22,8 +22,8 @@ from energax.samplers import (
     sample,
 )
 from energax.samplers.choose import _thin
-from energax.samplers.tails import tail_reason
-from energax.samplers.verdict import History
+from energax.samplers.driver._base import History
+from energax.samplers.driver.tails import tail_reason
 from energax.spaces import Binary, Box, Categorical, Count, Ordinal, Real, Record, Spin
 from tests.exact import enumerated
 

@@ -228,7 +228,7 @@ def test_a_start_without_finite_density_is_left_for_good(bad):
     energy = from_log_density(lambda x: jnp.where(x[0] < 0, bad, -x[0]), Real((1,)))
     sampler = Metropolis(scale=1.0)
     state, tuning = sampler.init(energy, jnp.full((200, 1), -1.0), key=random.key(0))
-    state, _, trace = run(sampler, energy, state, tuning, key=random.key(1), num_steps=50)
+    state, _, trace = run(sampler, energy, state, tuning, key=random.key(1), num_steps=100)
     inside = np.asarray(trace.x[..., 0] >= 0)
     assert inside[-1].mean() > 0.8
     assert not (inside[:-1] & ~inside[1:]).any()

@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from energax.energies._base import (
@@ -120,6 +121,21 @@ class Ising(AbstractColouredSpins, AbstractTiltable):
         field = jnp.asarray(field)
         field = field.reshape(-1) if field.shape == self.space.shape else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
+
+    def restrict(self, conditional) -> "Ising":
+        """The Ising model of the free spins; bonds to the given ones become fields."""
+        free = np.asarray(conditional.free)
+        number = np.full(self.space.num_sites, -1)
+        number[free] = np.arange(len(free))
+        edges = np.asarray(self.edges)
+        ends, spins = number[edges], np.asarray(conditional.given).reshape(-1)
+        fields = self.fields[free]
+        for near, far in ((0, 1), (1, 0)):
+            bonds = np.flatnonzero((ends[:, near] >= 0) & (ends[:, far] < 0))
+            pull = self.couplings[bonds] * spins[edges[bonds, far]]
+            fields = fields.at[ends[bonds, near]].add(pull)
+        inside = (ends >= 0).all(1)
+        return Ising(ends[inside], self.couplings[inside], fields, num_sites=len(free))
 
     def path(self, base: AbstractNormalised) -> AbstractPath:
         """Ising models all the way where `base` has independent spins, else the geometric path."""

@@ -30,7 +30,7 @@ from energax.objectives.choose import default_objective
 from energax.objectives.likelihood import MaximumLikelihood
 from energax.random import as_key
 from energax.results import Verdict
-from energax.samplers.progress import Progress
+from energax.samplers.driver.progress import Progress
 from energax.spaces import Point, num_rows
 from energax.training._base import (
     Checkpoint,

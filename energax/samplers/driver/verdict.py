@@ -1,14 +1,14 @@
-"""What was kept of a run, its diagnostics, and what they say against trusting it."""
+"""The diagnostics of what was kept, and what they say against trusting it."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from energax import diagnostics
-from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
+from energax.samplers.driver._base import History, Kept
+from energax.spaces import AbstractSpace, Box, Count, Real, Record
 
 ESS_NEEDED = 400
 """Bulk and tail ESS below which R-hat and ESS are no evidence themselves (arXiv:1903.08008)."""
@@ -18,68 +18,6 @@ MCSE_ALLOWED = 0.1
 
 _DIVERGENCES_ALLOWED = 1e-3
 _GROWTH_ALLOWED = 2.0
-
-
-class History:
-    """The sampling phase: x and f after each step, thinned by two whenever it grows too large."""
-
-    def __init__(self, most_steps: int):
-        self._most = max(int(most_steps), 8)
-        self._blocks: list[tuple[list[np.ndarray], np.ndarray]] = []
-        self._structure: Any = None
-        self.thin = 1
-        self.num_steps = 0
-
-    def add(self, x: Point, log_density: Any, drop: int = 0) -> None:
-        """A block of steps, x (steps, chains, *event), without its last `drop` steps."""
-        leaves, self._structure = jax.tree.flatten(x)
-        steps = len(log_density) - drop
-        keep = slice((-self.num_steps - 1) % self.thin, steps, self.thin)
-        self._blocks.append(([np.asarray(a)[keep] for a in leaves], np.asarray(log_density)[keep]))
-        self.num_steps += steps
-        if self.num_kept > self._most:
-            self.thin *= 2
-            leaves, f = self._joined()
-            self._blocks = [([a[1::2].copy() for a in leaves], f[1::2].copy())]
-
-    @property
-    def num_kept(self) -> int:
-        return sum(len(f) for _, f in self._blocks)
-
-    def _joined(self) -> tuple[list[np.ndarray], np.ndarray]:
-        if len(self._blocks) > 1:
-            leaves = [np.concatenate(a) for a in zip(*(b[0] for b in self._blocks), strict=True)]
-            self._blocks = [(leaves, np.concatenate([b[1] for b in self._blocks]))]
-        return self._blocks[0]
-
-    def since(self, first: int) -> "Kept":
-        """What was kept from the kept step number `first` on."""
-        leaves, f = self._joined()
-        return Kept([a[first:] for a in leaves], f[first:], self._structure)
-
-
-@dataclasses.dataclass
-class Kept:
-    """Kept draws: each leaf of x is (steps, chains, *part), f (steps, chains)."""
-
-    leaves: list[np.ndarray]
-    log_density: np.ndarray
-    structure: Any
-
-    def columns(self) -> list[np.ndarray]:
-        """f and each leaf of x as (chains, steps, quantities)."""
-        steps, chains = self.log_density.shape
-        arrays = [self.log_density, *self.leaves]
-        return [a.reshape(steps, chains, -1).swapaxes(0, 1) for a in arrays]
-
-    def rebuild(self, flat: np.ndarray) -> Any:
-        """A number for each coordinate of x, (quantities,), in the shape of a point."""
-        out, at = [], 0
-        for leaf in self.leaves:
-            size = int(np.prod(leaf.shape[2:]))
-            out.append(flat[at : at + size].reshape(leaf.shape[2:]))
-            at += size
-        return jax.tree.unflatten(self.structure, out)
 
 
 def quick_rhat(kept: Kept, num_superchains: int | None, most: int = 2_048) -> float:

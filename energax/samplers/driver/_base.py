@@ -1,0 +1,78 @@
+"""What the driver keeps of a run: the draws so far, thinned when they grow too many."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from energax.spaces import Point
+
+
+class History:
+    """The sampling phase: x and f after each step, thinned by two whenever it grows too large."""
+
+    def __init__(self, most_steps: int):
+        self._most = max(int(most_steps), 8)
+        self._blocks: list[tuple[list[np.ndarray], np.ndarray]] = []
+        self._structure: Any = None
+        self.thin = 1
+        self.num_steps = 0
+
+    def add(self, x: Point, log_density: Any, drop: int = 0) -> None:
+        """A block of steps, x (steps, chains, *event), without its last `drop` steps."""
+        leaves, self._structure = jax.tree.flatten(x)
+        steps = len(log_density) - drop
+        keep = slice((-self.num_steps - 1) % self.thin, steps, self.thin)
+        self._blocks.append(([np.asarray(a)[keep] for a in leaves], np.asarray(log_density)[keep]))
+        self.num_steps += steps
+        if self.num_kept > self._most:
+            self.thin *= 2
+            leaves, f = self._joined()
+            self._blocks = [([a[1::2].copy() for a in leaves], f[1::2].copy())]
+
+    def restore(
+        self, leaves: list[np.ndarray], log_density: np.ndarray, structure: Any, thin: int, num: int
+    ) -> None:
+        """What a history had kept of `num` steps, every `thin`-th of them."""
+        self._blocks, self._structure = [(leaves, log_density)], structure
+        self.thin, self.num_steps = thin, num
+
+    @property
+    def num_kept(self) -> int:
+        return sum(len(f) for _, f in self._blocks)
+
+    def _joined(self) -> tuple[list[np.ndarray], np.ndarray]:
+        if len(self._blocks) > 1:
+            leaves = [np.concatenate(a) for a in zip(*(b[0] for b in self._blocks), strict=True)]
+            self._blocks = [(leaves, np.concatenate([b[1] for b in self._blocks]))]
+        return self._blocks[0]
+
+    def since(self, first: int) -> "Kept":
+        """What was kept from the kept step number `first` on."""
+        leaves, f = self._joined()
+        return Kept([a[first:] for a in leaves], f[first:], self._structure)
+
+
+@dataclasses.dataclass
+class Kept:
+    """Kept draws: each leaf of x is (steps, chains, *part), f (steps, chains)."""
+
+    leaves: list[np.ndarray]
+    log_density: np.ndarray
+    structure: Any
+
+    def columns(self) -> list[np.ndarray]:
+        """f and each leaf of x as (chains, steps, quantities)."""
+        steps, chains = self.log_density.shape
+        arrays = [self.log_density, *self.leaves]
+        return [a.reshape(steps, chains, -1).swapaxes(0, 1) for a in arrays]
+
+    def rebuild(self, flat: np.ndarray) -> Any:
+        """A number for each coordinate of x, (quantities,), in the shape of a point."""
+        out, at = [], 0
+        for leaf in self.leaves:
+            size = int(np.prod(leaf.shape[2:]))
+            out.append(flat[at : at + size].reshape(leaf.shape[2:]))
+            at += size
+        return jax.tree.unflatten(self.structure, out)
