@@ -101,7 +101,7 @@ def test_an_unadjusted_kernel_is_not_called_exact():
 
 def test_bad_arguments_say_so():
     with pytest.raises(ValueError, match="num_samples"):
-        ex.sample(ENERGY, 0, key=ex.random.key(0))
+        ex.sample(ENERGY, -1, key=ex.random.key(0))
     nowhere = ex.from_positive(lambda x: 0.0 * x[0], ex.Real((1,)))
     with pytest.raises(ValueError, match="finite"):
         ex.sample(nowhere, 10, key=ex.random.key(0))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from energax import diagnostics
 from energax.spaces import Point
 
 
@@ -76,3 +77,13 @@ class Kept:
             out.append(flat[at : at + size].reshape(leaf.shape[2:]))
             at += size
         return jax.tree.unflatten(self.structure, out)
+
+
+@dataclasses.dataclass
+class Assessment:
+    """Diagnostics of f (number 0) and of every coordinate of x, and what is wrong."""
+
+    kept: Kept
+    summary: diagnostics.Summary
+    rhat_limit: float
+    reasons: list[str]

@@ -11,8 +11,7 @@ import numpy as np
 
 from energax.energies._base import AbstractEnergy, AbstractNormalised, Conditional, batched
 from energax.results import Draws
-from energax.samplers.driver._base import Kept
-from energax.samplers.driver.verdict import Assessment
+from energax.samplers.driver._base import Assessment, Kept
 
 
 def answer(assessment: Assessment, num_samples: int, reasons: list[str], **counts) -> Draws:

@@ -15,14 +15,13 @@ from energax.diagnostics import rhat_limit
 from energax.energies._base import AbstractEnergy
 from energax.results import Draws
 from energax.samplers._base import AbstractSampler, Trace, run, together
-from energax.samplers.driver._base import History, Kept
+from energax.samplers.driver._base import Assessment, History, Kept
 from energax.samplers.driver.answer import answer
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved
 from energax.samplers.driver.starts import Candidates, is_low, num_candidates
 from energax.samplers.driver.tails import slowest_fall, tail_reason
 from energax.samplers.driver.verdict import (
-    Assessment,
     assess,
     kernel_reasons,
     left_behind,

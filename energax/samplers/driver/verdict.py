@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from energax import diagnostics
-from energax.samplers.driver._base import History, Kept
+from energax.samplers.driver._base import Assessment, History, Kept
 from energax.spaces import AbstractSpace, Box, Count, Real, Record
 
 ESS_NEEDED = 400
@@ -32,16 +32,6 @@ def quick_rhat(kept: Kept, num_superchains: int | None, most: int = 2_048) -> fl
         )
         worst = max(worst, float(rhat.max()))
     return worst
-
-
-@dataclasses.dataclass
-class Assessment:
-    """Diagnostics of f (number 0) and of every coordinate of x, and what is wrong."""
-
-    kept: Kept
-    summary: diagnostics.Summary
-    rhat_limit: float
-    reasons: list[str]
 
 
 def assess(
