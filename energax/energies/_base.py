@@ -157,6 +157,26 @@ class AbstractColouredSpins(AbstractColouredEnergy):
         return self.log_density_from_sites(x.reshape(len(x), -1).T)
 
 
+class AbstractBondEnergy(AbstractColouredEnergy):
+    """f(x) = Σ_e w_e [x_i = x_j] + Σ_i h_i(x_i) + constant over edges e = (i, j) of a graph.
+
+    What cluster moves need. A site's values are numbered 0 to k − 1 (of spins −1 is 0, +1 is 1).
+    """
+
+    edges: eqx.AbstractVar[Int[Array, "edges 2"]]
+    """Site numbers (row-major) of both ends."""
+
+    @property
+    @abstractmethod
+    def bond_gains(self) -> Float[Array, " edges"]:
+        """w: how much f is higher where the two ends are alike; negative if it is lower."""
+
+    @property
+    @abstractmethod
+    def value_gains(self) -> Float[Array, "sites k"]:
+        """h_i of each value."""
+
+
 class AbstractBipartiteEnergy(AbstractEnergy):
     """An energy over visible x with hidden units summed out, E(x) = −log Σ_h exp(−E(x, h)).
 

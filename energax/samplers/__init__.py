@@ -1,6 +1,7 @@
 """Markov chain samplers: kernels that move an ensemble of chains, and `sample`, which runs them."""
 
 from energax.samplers.choose import default_sampler, initial_points, sample
+from energax.samplers.cluster import SwendsenWang, Wolff
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.hamiltonian import HMC, ChEES
 from energax.samplers.langevin import MALA, ULA
@@ -21,9 +22,11 @@ __all__ = [
     "Metropolis",
     "ParallelTempering",
     "SiteGibbs",
+    "SwendsenWang",
     "TemperedSMC",
     "TemperedTransitions",
     "Transformed",
+    "Wolff",
     "default_sampler",
     "initial_points",
     "sample",

@@ -159,6 +159,8 @@ EXAMPLES = {
     samplers.Transformed: lambda: (samplers.Transformed(samplers.MALA()), in_a_box()),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
+    samplers.SwendsenWang: lambda: (samplers.SwendsenWang(), ising()),
+    samplers.Wolff: lambda: (samplers.Wolff(), potts()),
     samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),
     samplers.GibbsWithGradients: lambda: (samplers.GibbsWithGradients(max_flips=3), finite()),
     samplers.DiscreteLangevin: lambda: (samplers.DiscreteLangevin(), finite()),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from energax.energies._base import (
     AbstractBernoulli,
+    AbstractBondEnergy,
     AbstractColouredSpins,
     AbstractNormalised,
     AbstractPath,
@@ -25,7 +26,7 @@ from energax.energies.lattice._base import broadcast, grid_edges, make_graph
 from energax.spaces import Spin
 
 
-class Ising(AbstractColouredSpins, AbstractTiltable):
+class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractTiltable):
     """E(s) = −Σ_e J_e s_i s_j − Σ_i h_i s_i on any graph, edges e = (i, j).
 
     Ising 1925; Wainwright & Jordan 2008, example 3.1. Sites are numbered row-major where the space
@@ -83,6 +84,14 @@ class Ising(AbstractColouredSpins, AbstractTiltable):
         space = Spin(shape)
         edges, times = grid_edges(space.shape, periodic)
         return Ising(edges, coupling * jnp.asarray(times, float), field, space=space)
+
+    @property
+    def bond_gains(self):
+        return 2 * self.couplings
+
+    @property
+    def value_gains(self):
+        return jnp.stack([-self.fields, self.fields], axis=1)
 
     def __call__(self, x):
         return -self.log_density_from_sites(x.reshape(-1))

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from energax.energies._base import AbstractColouredEnergy, AbstractTiltable
+from energax.energies._base import AbstractBondEnergy, AbstractTiltable
 from energax.energies.lattice import _base
 from energax.energies.lattice._base import broadcast, grid_edges, make_graph
 from energax.spaces import Categorical
 
 
-class Potts(AbstractColouredEnergy, AbstractTiltable):
+class Potts(AbstractBondEnergy, AbstractTiltable):
     """E(x) = −Σ_e J_e [x_i = x_j] − Σ_i h_i(x_i) on any graph, edges e = (i, j), k values a site.
 
     Potts 1952; Wu 1982, eq. 1.4. For k = 2 it is the Ising model of couplings J/2. Sites are
@@ -82,6 +82,14 @@ class Potts(AbstractColouredEnergy, AbstractTiltable):
         space = Categorical(shape, num_values, encoding)
         edges, times = grid_edges(space.sites, periodic)
         return Potts(edges, coupling * jnp.asarray(times, float), field, space=space)
+
+    @property
+    def bond_gains(self):
+        return self.couplings
+
+    @property
+    def value_gains(self):
+        return self.fields
 
     def __call__(self, x):
         if self.space.encoding == "index":
