@@ -446,15 +446,19 @@ class Metric(eqx.Module):
     covariance: Float[Array, "..."]
     factor: Float[Array, "..."]
     count: Float[Array, ""]
+    draws_as_one: float = eqx.field(static=True, default=3.0)
 
     @staticmethod
-    def start(x: PyTree, dense: bool) -> "Metric":
-        """From an ensemble; a coordinate without spread gets 1. At first L is diagonal."""
+    def start(x: PyTree, dense: bool, draws_as_one: float = 3.0) -> "Metric":
+        """From an ensemble; a coordinate without spread gets 1. At first L is diagonal.
+
+        **Arguments:** `draws_as_one`: how many draws in warm-up tell as much as one independent.
+        """
         moments = EnsembleMoments.start(as_rows(x).astype(float))
         variance, sd = moments.variance, moments.sd
         if dense:
             variance, sd = jnp.diag(variance), jnp.diag(sd)
-        return Metric(moments.mean, variance, sd, moments.count)
+        return Metric(moments.mean, variance, sd, moments.count, draws_as_one)
 
     def push(self, z: Float[Array, "chains n"]) -> Float[Array, "chains n"]:
         """Lz, row by row."""
@@ -486,29 +490,27 @@ class Metric(eqx.Module):
         new = (1 - gain) * self.covariance + gain * (within + (1 - gain) * between)
         if self.factor.ndim == 1:
             new = jnp.where(jnp.isfinite(new) & (new > 0), new, self.covariance)
-            return Metric(mean, new, jnp.sqrt(new), count)
+            return Metric(mean, new, jnp.sqrt(new), count, self.draws_as_one)
         fine = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.diagonal(new) > 0)
         new = jnp.where(fine, new, self.covariance)
         every = max(1, n // 10)  # a factor costs n³/3
-        num = 5 / 9 * (count + 5) * num_chains  # the gains give step s a weight of about s²
+        # The gains give step s a weight of about s²
+        num = 5 / 9 * (count + 5) * num_chains / self.draws_as_one
         factor = jax.lax.cond(
             count % every == 0, lambda: _shrunk_factor(new, num, self.factor), lambda: self.factor
         )
-        return Metric(mean, new, factor, count)
+        return Metric(mean, new, factor, count, self.draws_as_one)
 
 
 def _shrunk_factor(covariance, num_samples, fallback):
-    """L of `Metric` from a covariance of `num_samples` correlated draws."""
+    """L of `Metric` from a covariance of `num_samples` draws."""
     n = len(covariance)
     sd = jnp.sqrt(jnp.diagonal(covariance))
     correlation = covariance / jnp.outer(sd, sd)
     signal = jnp.sum(correlation**2) - jnp.sum(jnp.diagonal(correlation) ** 2)
-    noise = _AUTOCORRELATION * n * (n - 1) / num_samples
+    noise = n * (n - 1) / num_samples
     shrink = jnp.minimum(1.0, noise / jnp.maximum(signal, 1e-30)) ** 2
     shrink = jnp.maximum(shrink, 1e-6)  # rounding
     factor = jnp.linalg.cholesky((1 - shrink) * correlation + shrink * jnp.eye(n))
     factor = sd[:, None] * factor
     return jnp.where(jnp.all(jnp.isfinite(factor)), factor, fallback)
-
-
-_AUTOCORRELATION = 3.0  # draws in warm-up that count as one

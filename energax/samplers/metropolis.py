@@ -14,10 +14,14 @@ from energax.samplers._base import (
     DualAveraging,
     EnsembleMoments,
     Info,
+    Metric,
     State,
     accepted,
     all_finite,
+    as_rows,
     choose,
+    from_rows,
+    is_real,
     metropolis_probability,
 )
 from energax.spaces import (
@@ -39,7 +43,7 @@ class MetropolisTuning(eqx.Module):
 
     factor: DualAveraging
     target: Float[Array, ""]
-    moments: EnsembleMoments
+    moments: EnsembleMoments | Metric
 
 
 class Metropolis(AbstractSampler):
@@ -56,14 +60,27 @@ class Metropolis(AbstractSampler):
     factor drives the mean acceptance to 0.234 + 0.206/sites, which is 0.44 for a single coordinate
     (Roberts, Gelman & Gilks 1997; Roberts 1998 for the hypercube).
 
+    With `dense` the step is factor · 2.38/√n Lz, LLᵀ the ensemble's covariance, shrunk
+    (`energax.samplers._base.Metric`; after Haario, Saksman & Tamminen 2001, eq. 3).
+
     **Arguments:** `scale`: None is tuned in warm-up. Else it is used as given, a number, an array
     that broadcasts to one point, or for a `Record` a dict with a scale for each part: the standard
     deviation of a step where values are ordered, else the probability that a site changes.
+    `dense`: learn a full covariance; on Real spaces, for stretched shapes.
+
+    **Raises:** ValueError for `dense` with a `scale`; TypeError from `init` for `dense` elsewhere
+    than on Real spaces.
     """
 
     scale: PyTree = eqx.field(
         default=None, converter=lambda s: jax.tree.map(lambda a: jnp.asarray(a, float), s)
     )
+
+    dense: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if self.dense and self.scale is not None:
+            raise ValueError("Metropolis: expected dense=True or a scale, got both; leave one out")
 
     is_exact = property(lambda self: True)
 
@@ -71,18 +88,26 @@ class Metropolis(AbstractSampler):
         return 1.0
 
     def init(self, energy, x, *, key):
+        if self.dense and not is_real(energy.space):
+            raise TypeError(
+                f"Metropolis(dense=True) learns a covariance on Real spaces, got {energy.space}; "
+                "use Metropolis()"
+            )
         state = State(x, batched(energy, x))
         if self.scale is not None:
             return state, None
         ordered = [name for name, part in _parts(energy.space).items() if not _unordered(part)]
         target = jnp.asarray(0.234 + 0.206 / energy.space.num_sites, float)
-        moments = EnsembleMoments.start(_select(x, ordered))
+        if self.dense:
+            # A walk in n coordinates takes some n steps to forget where it was
+            moments = Metric.start(x, True, 3.0 * energy.space.num_sites)
+        else:
+            moments = EnsembleMoments.start(_select(x, ordered))
         return state, MetropolisTuning(DualAveraging.start(1.0), target, moments)
 
     def step(self, energy, state, tuning, *, key):
         key_propose, key_accept = jax.random.split(key)
-        scale = self.scale if tuning is None else _scale(energy.space, tuning)
-        x = energy.space.propose(state.x, scale, key=key_propose)
+        x = self._propose(energy.space, state.x, tuning, key_propose)
         log_density = batched(energy, x)
         divergent = jnp.isnan(log_density) | (log_density == jnp.inf) | ~all_finite(x)
         old = state.log_density
@@ -91,17 +116,32 @@ class Metropolis(AbstractSampler):
         state = State(choose(accept, x, state.x), jnp.where(accept, log_density, old))
         return state, Info(probability, divergent)
 
+    def _propose(self, space, x, tuning, key):
+        if tuning is None:
+            return space.propose(x, self.scale, key=key)
+        if not isinstance(tuning.moments, Metric):
+            return space.propose(x, _scale(space, tuning), key=key)
+        rows = as_rows(x)
+        factor = jnp.exp(tuning.factor.log_step) * 2.38 / math.sqrt(rows.shape[1])
+        noise = jax.random.normal(key, rows.shape, rows.dtype)
+        return from_rows(rows + factor * tuning.moments.push(noise), x)
+
     def adapt(self, tuning, state, info):
         if tuning is None:
             return None
         factor = tuning.factor.update(info.acceptance, tuning.target)
-        moments = tuning.moments.update(_select(state.x, tuning.moments.mean))
+        if isinstance(tuning.moments, Metric):
+            moments = tuning.moments.update(state.x)
+        else:
+            moments = tuning.moments.update(_select(state.x, tuning.moments.mean))
         return MetropolisTuning(factor, tuning.target, moments)
 
     def freeze(self, tuning):
         if tuning is None:
             return None
-        return MetropolisTuning(tuning.factor.freeze(), tuning.target, tuning.moments.freeze())
+        moments = tuning.moments
+        moments = moments if isinstance(moments, Metric) else moments.freeze()
+        return MetropolisTuning(tuning.factor.freeze(), tuning.target, moments)
 
 
 def _parts(space: AbstractSpace) -> dict[str, AbstractArraySpace]:
@@ -124,6 +164,7 @@ def _scale(space: AbstractSpace, tuning: MetropolisTuning) -> PyTree:
     """What `space.propose` takes, from the factor and the spread."""
     parts = _parts(space)
     factor = jnp.exp(tuning.factor.log_step)
+    assert isinstance(tuning.moments, EnsembleMoments)
     sd = tuning.moments.sd
 
     def sites(kind) -> int:

@@ -157,6 +157,12 @@ EXAMPLES = {
     samplers.HMC: lambda: (samplers.HMC(3), normal()),
     samplers.ChEES: lambda: (samplers.ChEES(), normal()),
     samplers.Transformed: lambda: (samplers.Transformed(samplers.MALA()), in_a_box()),
+    samplers.UnderdampedLangevin: lambda: (samplers.UnderdampedLangevin(0.3), normal()),
+    samplers.NUTS: lambda: (samplers.NUTS(max_doublings=3), normal()),
+    samplers.EllipticalSlice: lambda: (
+        samplers.EllipticalSlice(energies.Gaussian(spaces.Real((3,)), 0.2, 1.5)),
+        normal(),
+    ),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
     samplers.SwendsenWang: lambda: (samplers.SwendsenWang(), ising()),

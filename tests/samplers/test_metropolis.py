@@ -311,3 +311,58 @@ def test_a_given_scale_is_used_as_it_is():
     after = after_steps(sampler, energy, start, key=random.key(0), num_steps=1)
     np.testing.assert_allclose(after["a"].std(0), [0.1, 10.0], rtol=0.02)
     np.testing.assert_allclose((after["b"] < 0).mean(0), 0.25, rtol=0.05)
+
+
+def test_a_dense_walk_learns_the_covariance_and_stays_exact():
+    from energax.spaces import Record
+
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+    variance = np.array([1e-3, 1.0, 1.0, 1.0])
+    precision = jnp.asarray(rotation / variance @ rotation.T, float)
+
+    def f(x):
+        z = jnp.concatenate([x["a"].ravel(), x["b"][None]]) - 2
+        return -0.5 * z @ precision @ z
+
+    energy = from_log_density(f, Record(a=Real((1, 3)), b=Real(())))
+
+    def draw(num, seed):
+        z = np.random.default_rng(seed).normal(size=(num, 4)) * np.sqrt(variance)
+        rows = (2 + z @ rotation.T).astype(np.float32)
+        return {"a": rows[:, None, :3], "b": rows[:, 3]}
+
+    walks = {}
+    for dense in (False, True):
+        sampler = Metropolis(dense=dense)
+        state, tuning = sampler.init(
+            energy, jax.tree.map(jnp.asarray, draw(32, 1)), key=random.key(0)
+        )
+        state, tuning, _ = run(
+            sampler, energy, state, tuning, key=random.key(1), num_steps=1_500, adapt=True
+        )
+        _, _, trace = run(sampler, energy, state, tuning, key=random.key(2), num_steps=500)
+        walks[dense] = float(jnp.mean(jnp.diff(trace.x["b"], axis=0) ** 2))
+        if dense:
+            assert float(trace.acceptance.mean()) == pytest.approx(0.234 + 0.206 / 4, abs=0.08)
+            for beta, keeps in ((1.0, True), (0.85, False)):
+                after = after_steps(
+                    sampler,
+                    Tempered(energy, beta),
+                    draw(20_000, 3),
+                    key=random.key(4),
+                    num_steps=40,
+                    tuning=tuning,
+                )
+                rows = np.concatenate([after["a"][:, 0], after["b"][:, None]], axis=1)
+                z = (rows - 2) @ rotation / np.sqrt(variance)
+                p = ks((z**2).sum(1), stats.chi2(4).cdf)
+                assert p > P_LIMIT if keeps else p < 1e-9
+    assert walks[True] > 5 * walks[False]
+
+
+def test_a_dense_walk_wants_real_spaces_and_no_scale():
+    with pytest.raises(ValueError, match="both"):
+        Metropolis(1.0, dense=True)
+    energy = from_log_density(lambda x: 1.0 * jnp.sum(x), Binary((2,)))
+    with pytest.raises(TypeError, match="Real"):
+        Metropolis(dense=True).init(energy, jnp.ones((3, 2)), key=random.key(0))
