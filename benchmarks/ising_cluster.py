@@ -51,8 +51,8 @@ def run(options: Options) -> Report:
     return Report(
         name="ising_cluster",
         question="Seconds that one effective draw of |m|, m the magnetisation, takes on the "
-        f"periodic {SIDE}×{SIDE} Ising model at K = {COUPLING}, {CHAINS} chains. (The timings above the "
-        f"ratios are of {', '.join(f'{n} steps of {name}' for name, n in STEPS.items())}.)",
+        f"periodic {SIDE}×{SIDE} Ising model at K = {COUPLING}, {CHAINS} chains. The timings are "
+        f"of {', '.join(f'{n} steps of {name}' for name, n in STEPS.items())}.",
         timings=timings,
         ratios=[
             compare("ColouredGibbs", "SwendsenWang", at_least=10.0),

@@ -8,6 +8,7 @@ from energax.samplers.hamiltonian import HMC, ChEES
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
 from energax.samplers.metropolis import Metropolis
+from energax.samplers.mixed import Mixed
 from energax.samplers.nuts import NUTS
 from energax.samplers.tempering import ParallelTempering, TemperedSMC, TemperedTransitions
 from energax.samplers.transformed import Transformed
@@ -25,6 +26,7 @@ __all__ = [
     "EllipticalSlice",
     "GibbsWithGradients",
     "Metropolis",
+    "Mixed",
     "ParallelTempering",
     "SiteGibbs",
     "SwendsenWang",

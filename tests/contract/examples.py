@@ -70,6 +70,13 @@ def potts():
     )
 
 
+def record():
+    return energies.from_log_density(
+        lambda x: -0.7 * jnp.sum((x["a"] - 0.4 - x["b"][:2]) ** 2) + 0.3 * jnp.sum(x["b"]),
+        spaces.Record(a=spaces.Real((2,)), b=spaces.Binary((3,))),
+    )
+
+
 def binary_rows():
     return jnp.asarray((np.random.default_rng(1).random((40, 5)) < 0.4).astype(float), float)
 
@@ -165,6 +172,7 @@ EXAMPLES = {
     ),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
+    samplers.Mixed: lambda: (samplers.Mixed(b=samplers.SiteGibbs(), a=samplers.MALA()), record()),
     samplers.SwendsenWang: lambda: (samplers.SwendsenWang(), ising()),
     samplers.Wolff: lambda: (samplers.Wolff(), potts()),
     samplers.SiteGibbs: lambda: (samplers.SiteGibbs(), finite()),
