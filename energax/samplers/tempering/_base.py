@@ -69,7 +69,7 @@ def evenly_spaced(
 ) -> Float[Array, " rungs"]:
     """As many rungs, at equal shares of the total cost, linear in β within each interval.
 
-    Syed et al. 2021, section 5.1 and algorithm 2, with the rejection rates as the cost.
+    Syed et al. 2021, section 5.1, with the rejection rates as the cost.
 
     **Arguments:** `cost`: of the intervals (0, β₁), (β₁, β₂), …
     """

@@ -89,7 +89,7 @@ class ParallelTempering(AbstractSampler):
     """Chains at p_β, β₀ = 0 < … < β_R = 1, of which neighbours j, j + 1 swap their points with
     probability min(1, exp(f_{β_j}(x') + f_{β_{j+1}}(x) − f_{β_j}(x) − f_{β_{j+1}}(x'))).
 
-    Syed et al. 2021 (arXiv:1905.02939), algorithm 1: even pairs and odd pairs take turns, which
+    Syed et al. 2021 (arXiv:1905.02939), "DEO" there: even pairs and odd pairs take turns, which
     makes points travel along the ladder instead of diffusing. At β = 0 each step draws anew from
     the base. The path is `energy.path(base)`, so that an RBM's rungs are RBMs.
 
@@ -107,7 +107,7 @@ class ParallelTempering(AbstractSampler):
 
     **Arguments:** `sampler`: the kernel of every rung but the base. `base`: an AbstractNormalised
     on the energy's space, None for one fitted in warm-up. `num_rungs`: R, about 2Λ is best
-    (section 5.2). `num_moves`: inner steps between swaps.
+    (as they find). `num_moves`: inner steps between swaps.
 
     **Raises:** ValueError unless `num_rungs` and `num_moves` are at least 1.
     """

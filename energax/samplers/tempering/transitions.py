@@ -54,7 +54,7 @@ class TemperedTransitions(AbstractSampler):
     """A proposal that is heated from β_R = 1 through β_{R−1} … β₁, drawn anew at β₀ = 0, cooled
     through β₁ … β_{R−1}, and accepted with min(1, Π exp of all changes of f_β on the way).
 
-    Neal 1996, section 3, eq. 7. The path is `energy.path(base)`. On the way up in temperature the
+    Neal 1996, section 3. The path is `energy.path(base)`. On the way up in temperature the
     inner kernel runs backwards in time (`reversal`), on the way down forwards; a plain inner step
     at the target follows. Unlike `ParallelTempering` it holds one point a chain, but each step
     climbs the whole ladder, and is accepted only where that has many rungs: their number should
