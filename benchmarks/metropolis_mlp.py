@@ -21,7 +21,7 @@ def run(options: Options) -> Report:
         "SiLU), beside as many bare evaluations of the MLP and BlackJAX's random walk.",
         timings=timings,
         ratios=[
-            ratio(timings, "energax", "the MLP alone", at_most=1.5),
+            ratio(timings, "energax", "the MLP alone", at_most=1.25),
             ratio(timings, "BlackJAX", "energax", at_least=1.0),
             ratio(timings, "BlackJAX with energax's key", "energax"),
         ],
