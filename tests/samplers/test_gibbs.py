@@ -10,6 +10,7 @@ from energax.energies._base import AbstractColouredSpins, Tempered, batched
 from energax.energies.boltzmann import BernoulliRBM
 from energax.energies.function import from_log_density
 from energax.energies.lattice import Ising, Potts
+from energax.energies.lattice import _base as graph
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
 from energax.samplers._base import State, run
@@ -54,6 +55,11 @@ def potts(factor=1.0, sign=1.0, encoding="index"):
         factor * fields,
         space=Categorical((2, 2), 3, encoding),
     )
+
+
+def ring(factor=1.0, sign=1.0):
+    """Uniform, five sites, three colours: its sweeps have 32 chains in a word."""
+    return Ising.grid((5,), sign * factor * 0.6, factor * 0.3)
 
 
 class Gas(AbstractColouredSpins):
@@ -120,6 +126,8 @@ CASES = {
     "rung of an RBM's path": (BlockGibbs(), lambda f=1.0, s=1.0: rbm(f, s).path(BASE).at(RUNG)),
     "Ising": (ColouredGibbs(), ising),
     "bits in two colours": (ColouredGibbs(), gas),
+    "a uniform ring": (ColouredGibbs(), ring),
+    "a uniform ring backwards": (ColouredGibbs(backwards=True), ring),
     "Potts": (ColouredGibbs(), potts),
     "Potts backwards": (
         ColouredGibbs(backwards=True),
@@ -171,6 +179,26 @@ def test_the_state_belongs_to_its_energy(case):
         expected = 0.5 * (HIDDEN - np.asarray(state.x) @ WEIGHT)
         np.testing.assert_allclose(changed.hidden_input, expected, atol=1e-5)
     np.testing.assert_allclose(changed.log_density, batched(make(0.5, -1.0), state.x), atol=1e-5)
+
+
+def test_chains_in_words_have_their_own_spins_and_energies():
+    """64 chains on a torus: f is theirs, pairs of chains are independent, other ends stay."""
+    torus = Ising.grid((6, 4), 0.3, 0.2)
+    x = 2.0 * jax.random.bernoulli(key(0), 0.5, (64, 6, 4)) - 1
+    new, f = jax.jit(lambda x, k: torus.sweep(x, key=k))(x, key(1))
+    np.testing.assert_allclose(f, batched(torus, new), rtol=1e-5)
+    assert set(np.unique(new)) == {-1.0, 1.0}
+    sweep = jax.jit(lambda x, k: torus.sweep(x, key=k)[0])
+    means = []
+    for i in range(300):
+        x = sweep(x, key(10 + i))
+        means.append(np.asarray(x).mean((1, 2)))
+    correlation = np.corrcoef(np.array(means).T) - np.eye(64)
+    assert np.abs(correlation).max() < 6 / np.sqrt(150)
+    words = np.random.default_rng(0).integers(0, 2**32, (70, 2), dtype=np.uint32)
+    found = np.asarray(graph.count_lanes(jnp.asarray(words))).reshape(2, 32)
+    expected = (words.T[:, None] >> np.arange(32, dtype=np.uint32)[:, None] & 1).sum(-1)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("case", ["RBM", "Ising"])
