@@ -254,6 +254,15 @@ class AbstractPath(eqx.Module):
     def draw(self, num: int, *, key: Key[Array, ""]) -> Point:
         """Exact draws at β = 0."""
 
+    @property
+    def is_linear(self) -> bool:
+        """True if f_β = (1 − β) f_0 + β f_1: f_0 and f at one β then give f at every β."""
+        return False
+
+    def start_log_density(self, x: Point) -> Float[Array, ""]:
+        """f_0(x), the log-density at β = 0, unnormalised."""
+        return self.at(0.0).log_density(x)
+
 
 def _scaled(factor, energy: Float[Array, ""]) -> Float[Array, ""]:
     """factor · energy with 0 · ∞ = 0: a factor of 0 removes the term, hard walls included."""
@@ -290,6 +299,13 @@ class GeometricPath(AbstractPath):
 
     def increment(self, x, b0, b1):
         return _scaled(b1 - b0, self.base(x) - self.energy(x))
+
+    @property
+    def is_linear(self):
+        return True
+
+    def start_log_density(self, x):
+        return self.base.log_density(x)
 
     def draw(self, num, *, key):
         return self.base.draw(num, key=key)

@@ -11,6 +11,7 @@ from scipy import stats
 import energax as ex
 from energax.energies import Gaussian, IndependentBernoulli
 from energax.samplers import (
+    MALA,
     BlockGibbs,
     ColouredGibbs,
     Metropolis,
@@ -19,6 +20,7 @@ from energax.samplers import (
 )
 from energax.samplers._base import run
 from energax.samplers.tempering import parallel, transitions
+from energax.samplers.tempering._base import at_other_beta
 from tests.exact import P_LIMIT, Exact, chi_square, enumerated, integrated, ks
 
 NUM, RUNGS, STEPS = 20_000, 3, 6
@@ -188,6 +190,26 @@ def test_what_block_gibbs_keeps_at_another_beta_is_right():
     kept, anew = sampler.temper(path.at(0.8), state), sampler.refresh(path.at(0.8), state)
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(anew), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["MALA", "Metropolis", "Ising"])
+def test_a_linear_path_needs_no_evaluation_at_another_beta(case):
+    if case == "Ising":
+        energy, sampler = spins(), ColouredGibbs()
+        base = IndependentBernoulli(ex.Spin((4,)), 0.4)
+    else:
+        energy = two_humps()
+        sampler = {"MALA": MALA(0.3), "Metropolis": Metropolis(0.5)}[case]
+        base = Gaussian(ex.Real((1,)), [0.3], [1.5])
+    path = energy.path(base)
+    assert path.is_linear
+    x = path.draw(20, key=ex.random.key(0))
+    state, _ = sampler.init(path.at(0.3), x, key=ex.random.key(1))
+    for beta in (0.0, 0.8):
+        moved = at_other_beta(sampler, path, state, jnp.asarray(0.3), jnp.asarray(beta))
+        anew = sampler.refresh(path.at(beta), state)
+        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(anew), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def warmed_up(sampler, energy, x, num_steps, warmup=1_008, key=0):

@@ -237,5 +237,12 @@ class IsingPath(AbstractPath):
     def increment(self, x, b0, b1):
         return (b0 - b1) * (self.ising(x) + x.reshape(-1) @ self._base_fields)
 
+    @property
+    def is_linear(self):
+        return True
+
+    def start_log_density(self, x):
+        return x.reshape(-1) @ self._base_fields
+
     def draw(self, num, *, key):
         return self.base.draw(num, key=key)

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from energax.energies._base import AbstractNormalised
+from energax.energies._base import AbstractNormalised, AbstractPath
 from energax.energies.reference import matched_base
-from energax.samplers._base import EnsembleMoments
+from energax.samplers._base import AbstractSampler, EnsembleMoments, State, choose
 from energax.spaces import Point
 
 _MOST_NARROWING = 0.25
@@ -57,6 +57,31 @@ class BaseFit(eqx.Module):
 
     def base(self, space) -> AbstractNormalised:
         return matched_base(space, self.moments.mean, self.variance)
+
+
+def at_other_beta(sampler: AbstractSampler, path: AbstractPath, state: State, here, there) -> State:
+    """`state` of rung `here` > 0 as it would be at rung `there`.
+
+    On a linear path f_β' = f_0 + (β'/β)(f_β − f_0), and so with ∇f: no evaluation of the energy is
+    needed, only of the base. A kernel whose state holds more than f and ∇f is asked to `temper`.
+    """
+    if not path.is_linear or type(state) is not State:
+        return sampler.temper(path.at(there), state)
+    ratio = there / here
+
+    def along(own, start):
+        # at β' = 0 the term is gone, walls (f = −∞) included
+        return jnp.where(ratio == 0, start, start + ratio * (own - start))
+
+    if state.gradient is None:
+        f0 = jax.vmap(path.start_log_density)(state.x)
+        return State(state.x, along(state.log_density, f0))
+    f0, start = jax.vmap(jax.value_and_grad(path.start_log_density))(state.x)
+    gradient = jax.tree.map(along, state.gradient, start)
+    # kernels put 0 where ∇f is not finite, at every β
+    known = [(g != 0).reshape(len(g), -1).any(1) for g in jax.tree.leaves(state.gradient)]
+    gradient = choose(jnp.stack(known).any(0), gradient, state.gradient)
+    return State(state.x, along(state.log_density, f0), gradient)
 
 
 def first_betas(num_rungs: int) -> Float[Array, " rungs"]:

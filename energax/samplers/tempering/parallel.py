@@ -23,6 +23,7 @@ from energax.samplers.tempering._base import (
     BaseFit,
     Ladder,
     at_new_betas,
+    at_other_beta,
     evenly_spaced,
     first_betas,
 )
@@ -234,20 +235,20 @@ class ParallelTempering(AbstractSampler):
     def _swap(self, path, tuning, rungs, from_base, counts, parity, key):
         """Pairs j of the given parity try to swap; the base's side of pair 0 is drawn anew.
 
-        Each point is evaluated once at its partner's β: that decides, and is its state there.
+        Each point as it would be at its partner's β: that decides, and is its state there.
         """
         key_base, key_accept = jax.random.split(key)
         betas = tuning.ladder.all_betas
         num_chains = rungs.log_density.shape[1]
         rung = jnp.arange(1, self.num_rungs + 1)
         partner = jnp.where(rung % 2 == parity, jnp.minimum(rung + 1, self.num_rungs), rung - 1)
-        moved = eqx.filter_vmap(lambda beta, s: self.sampler.temper(path.at(beta), s))(
-            betas[partner], rungs
-        )
+        moved = eqx.filter_vmap(
+            lambda here, there, s: at_other_beta(self.sampler, path, s, here, there)
+        )(betas[1:], betas[partner], rungs)
         x0 = path.draw(num_chains, key=key_base)
         start = eqx.tree_at(lambda s: s.x, jax.tree.map(lambda a: a[0], rungs), x0)
         start = self.sampler.refresh(path.at(betas[1]), start)  # at the place it may go to
-        f0 = self.sampler.temper(path.at(0.0), start).log_density
+        f0 = at_other_beta(self.sampler, path, start, betas[1], 0.0).log_density
 
         here = jnp.concatenate([f0[None], rungs.log_density])
         there = jnp.concatenate([start.log_density[None], moved.log_density])
