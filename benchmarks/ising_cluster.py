@@ -96,7 +96,7 @@ def steps(name):
     return lambda: go(name, x, 1, STEPS[name])
 
 
-def effective(name: str, seed: int) -> np.ndarray:
+def effective(name: str, seed: int) -> list[float]:
     """Effective draws of m and of |m| a step, all chains together."""
     import jax.numpy as jnp
 
@@ -110,4 +110,4 @@ def effective(name: str, seed: int) -> np.ndarray:
         x, kept = go(name, x, seed + 1 + block, num_steps // 10, thin, True)
         means.append(np.asarray(kept, np.float64).mean((2, 3)))
     m = np.concatenate(means).T
-    return ess_mean(np.stack([m, abs(m)], -1)) / num_steps
+    return (ess_mean(np.stack([m, abs(m)], -1)) / num_steps).tolist()

@@ -164,7 +164,6 @@ class Mixed(AbstractSampler):
         found: dict[str, Any] = {}
         for name, sampler in self.parts.items():
             own = sampler.describe(state.parts[name], tuning[name])
-            found[f"{name}: sampler"] = type(sampler).__name__
             found |= {f"{name}: {what}": value for what, value in own.items()}
         return found
 

