@@ -51,6 +51,11 @@ class AbstractSampler(eqx.Module):
     def is_exact(self) -> bool:
         """True if the frozen kernel leaves exp(f) invariant exactly; unadjusted kernels are not."""
 
+    @property
+    def crosses_modes(self) -> bool:
+        """True if the kernel itself takes chains from one mode to another, however far apart."""
+        return False
+
     @abstractmethod
     def evaluations_per_step(self, energy: AbstractEnergy) -> float:
         """Energy evaluations (a gradient counts as one) that one step of one chain costs.
@@ -101,6 +106,10 @@ class AbstractSampler(eqx.Module):
     def freeze(self, tuning: Any) -> Any:
         """The tuning that warm-up leaves behind; `run` calls it once, after its last `adapt`."""
         return tuning
+
+    def doubts(self, state: State, tuning: Any) -> list[str]:
+        """What the kernel itself has met in a run that speaks against trusting its draws."""
+        return []
 
     def describe(self, state: State, tuning: Any) -> dict[str, Any]:
         """What warm-up settled on and the run met, by name (step size, swap rates): for the reader.

@@ -1,5 +1,6 @@
 """`sample`: draws from any energy with a verdict; and the defaults that suit each energy."""
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -26,31 +27,61 @@ from energax.samplers.driver.choose import Job
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved, fingerprint
 from energax.samplers.driver.starts import initial_points
-from energax.samplers.gibbs import BlockGibbs, ColouredGibbs
+from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.langevin import MALA, is_real
 from energax.samplers.metropolis import Metropolis
-from energax.spaces import Point
+from energax.samplers.tempering import ParallelTempering, TemperedTransitions
+from energax.samplers.transformed import Transformed
+from energax.spaces import Binary, Box, Categorical, Ordinal, Point, Real, Record, Spin
 
-__all__ = ["default_sampler", "initial_points", "sample"]
+__all__ = ["default_plan", "default_sampler", "initial_points", "sample"]
+
+_FIRST_SHARE = 0.4  # of the budget, for plain chains before tempering
 
 
 def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
-    """The sampler that suits an energy.
+    """The local sampler that suits an energy.
 
-    Block Gibbs where it has two layers, coloured Gibbs where its sites are coloured, MALA on Real
-    where JAX differentiates f, else Metropolis.
+    Block Gibbs where it has two layers, coloured Gibbs where its sites are coloured; where JAX
+    differentiates f, `_SMOOTH` on Real, and on Box by a change of variables; single-site Gibbs on
+    spaces of few values a site; else Metropolis.
     """
+    space = energy.space
     if isinstance(energy, AbstractBipartiteEnergy):
         return BlockGibbs()
     if isinstance(energy, AbstractColouredEnergy):
         return ColouredGibbs()
-    if is_real(energy.space):
-        try:
-            eqx.filter_eval_shape(jax.grad(energy.log_density), energy.space.example())
-            return MALA()
-        except Exception:  # whatever JAX cannot differentiate, a while loop or a callback
+    parts = space.parts.values() if isinstance(space, Record) else [space]
+    if all(isinstance(part, Real | Box) for part in parts):
+        if not _is_smooth(energy):
             return Metropolis()
+        return MALA() if is_real(space) else Transformed(MALA())
+    if isinstance(space, Binary | Spin | Categorical | Ordinal):
+        return SiteGibbs()
     return Metropolis()
+
+
+def default_plan(energy: AbstractEnergy) -> list[AbstractSampler]:
+    """What `sample` tries by turns: the local sampler, and tempering on top of it."""
+    local = default_sampler(energy)
+    return [local, ParallelTempering(local)]
+
+
+def _is_smooth(energy: AbstractEnergy) -> bool:
+    """Whether JAX differentiates f: not through a while loop or a callback."""
+    try:
+        eqx.filter_eval_shape(jax.grad(energy.log_density), energy.space.example())
+    except Exception:
+        return False
+    return True
+
+
+def name_of(sampler: AbstractSampler) -> str:
+    """The name of its class, and of the sampler inside it: "ParallelTempering(MALA)"."""
+    name = type(sampler).__name__
+    if isinstance(sampler, ParallelTempering | TemperedTransitions | Transformed):
+        return f"{name}({name_of(sampler.sampler)})"
+    return name
 
 
 def sample(
@@ -116,38 +147,79 @@ def sample(
     if given is not None:
         conditional = energy.condition(**(given if isinstance(given, dict) else {"x": given}))
         free = energy.restrict(conditional)
-    if sampler is None and initial is None and isinstance(free, AbstractNormalised):
-        draws = draw_exactly(free, max(num_samples, 1), num_chains, start, key=key)
-    else:
-        sampler = default_sampler(free) if sampler is None else sampler
-        saved = None
-        if checkpoint is not None:
-            settings = {
-                "sampler": f"{type(sampler).__name__} {fingerprint(sampler)}",
-                "energy": f"{type(free).__name__} {fingerprint(free)}",
-                "key": fingerprint(key),
-                "num_chains": num_chains,
-                "num_warmup": num_warmup,
-                "num_steps": num_steps,
-                "initial": fingerprint(jax.tree.map(np.asarray, initial)),
-                "wants_draws": num_samples > 0,
-            }
-            saved = Saved(checkpoint, settings)
-        job = Job(
-            free,
-            sampler,
-            num_chains=num_chains,
-            max_evaluations=max_evaluations,
-            max_seconds=math.inf if max_seconds is None else float(max_seconds),
-            start=start,
-            saved=saved,
-        )
-        with Progress("sampling", progress) as bar:
+    limits = {
+        "num_chains": num_chains,
+        "max_evaluations": max_evaluations,
+        "max_seconds": math.inf if max_seconds is None else float(max_seconds),
+        "start": start,
+    }
+    with Progress("sampling", progress) as bar:
+        if sampler is None and initial is None and isinstance(free, AbstractNormalised):
+            draws = draw_exactly(free, max(num_samples, 1), num_chains, start, key=key)
+        elif sampler is None and checkpoint is None and num_steps is None and num_warmup is None:
+            draws = _by_plan(free, num_samples, initial, limits, bar, key=key)
+        else:
+            sampler = default_sampler(free) if sampler is None else sampler
+            saved = None
+            if checkpoint is not None:
+                settings = {
+                    "sampler": f"{name_of(sampler)} {fingerprint(sampler)}",
+                    "energy": f"{type(free).__name__} {fingerprint(free)}",
+                    "key": fingerprint(key),
+                    "num_chains": num_chains,
+                    "num_warmup": num_warmup,
+                    "num_steps": num_steps,
+                    "initial": fingerprint(jax.tree.map(np.asarray, initial)),
+                    "wants_draws": num_samples > 0,
+                }
+                saved = Saved(checkpoint, settings)
+            job = Job(free, sampler, name=name_of(sampler), saved=saved, **limits)
             draws = job.run(num_samples, initial, num_warmup, num_steps, bar, key=key)
     if conditional is not None:
         draws = complete(draws, free, conditional)
     Verdict(draws.reasons).warn("the sample")
     return draws
+
+
+def _by_plan(
+    energy: AbstractEnergy,
+    num_samples: int,
+    initial: Point | None,
+    limits: dict[str, Any],
+    bar: Progress,
+    *,
+    key: Key[Array, ""],
+) -> Draws:
+    """One sampler of the plan after the other, until one is reliable or the budget is spent.
+
+    None but the last gets more than `_FIRST_SHARE` of what is left.
+    """
+    plan = default_plan(energy)
+    left, tried = limits["max_evaluations"], []
+    for number, sampler in enumerate(plan):
+        is_last = number == len(plan) - 1
+        share = left if is_last else max(1, int(_FIRST_SHARE * left))
+        job = Job(
+            energy,
+            sampler,
+            name=name_of(sampler),
+            **{**limits, "max_evaluations": share},
+        )
+        try:
+            draws = job.run(
+                num_samples, initial, None, None, bar, key=jax.random.fold_in(key, number)
+            )
+        except TypeError:
+            if not tried:
+                raise
+            break  # no base to temper from
+        tried.append(draws)
+        left -= draws.num_evaluations
+        if draws.reliable or job.hopeless or draws.time_limited or left < 1_000:
+            break
+    best = tried[-1]
+    spent = sum(draws.num_evaluations for draws in tried)
+    return dataclasses.replace(best, num_evaluations=spent)
 
 
 def _check_counts(num_samples, num_chains, max_evaluations, num_warmup, num_steps) -> None:

@@ -54,6 +54,7 @@ class Job:
         energy: AbstractEnergy,
         sampler: AbstractSampler,
         *,
+        name: str,
         num_chains: int,
         max_evaluations: int,
         max_seconds: float,
@@ -61,6 +62,7 @@ class Job:
         saved: Saved | None = None,
     ):
         self.energy, self.sampler, self.num_chains = energy, sampler, num_chains
+        self.name = name
         self.max_evaluations, self.max_seconds, self.start = max_evaluations, max_seconds, start
         self.cost = num_chains * sampler.evaluations_per_step(energy)  # evaluations a step
         self.saved = saved
@@ -107,9 +109,10 @@ class Job:
         kept = assessment.kept
         used = len(kept.log_density) * history.thin
         share = self.num_divergent / (history.num_steps * self.num_chains)
-        name = type(self.sampler).__name__
+        name = self.name
         reasons = kernel_reasons(name, self.sampler.is_exact, self.num_chains, share)
         reasons += assessment.reasons
+        reasons += self.sampler.doubts(self.state, self.tuning)
         tails = tail_reason(self.energy, _rows(kept))
         reasons += [] if tails is None else [tails]
         if len(kept.log_density) < enough:
@@ -118,7 +121,7 @@ class Job:
                 f"of the {num_samples:,} are repeated; raise max_seconds="
             )
         time_limited = self._late and history.num_steps < self._most(history, num_steps, enough)
-        if assessment.reasons and num_steps is None:
+        if reasons and num_steps is None:
             if self.hopeless:
                 reasons.append("stopped early, as longer chains would not help")
             elif time_limited:
@@ -194,7 +197,7 @@ class Job:
                 self.candidates.append(
                     Candidates.look(self.energy, num_starts, key=key_look, around=_rows(kept))
                 )
-        if self.given:
+        if self.given or self.sampler.crosses_modes:
             return
         f = kept.log_density[np.isfinite(kept.log_density)]
         least = float(np.quantile(f, 0.01)) if len(f) else np.inf

@@ -31,6 +31,9 @@ from energax.samplers.tempering._base import (
 _FIRST_WINDOW = 16
 """Steps until the ladder is first moved; each later window is twice as long."""
 
+_FEWEST_TRIPS = 100
+"""Points that must have come from the base to the target before chains that agree are believed."""
+
 
 class Counts(eqx.Module):
     """What the swaps met since the ladder last changed, sums over steps.
@@ -129,6 +132,10 @@ class ParallelTempering(AbstractSampler):
     @property
     def is_exact(self):
         return self.sampler.is_exact
+
+    @property
+    def crosses_modes(self):
+        return True
 
     def evaluations_per_step(self, energy):
         inner = self.sampler.evaluations_per_step(energy)
@@ -340,6 +347,17 @@ class ParallelTempering(AbstractSampler):
         inner = eqx.filter_vmap(self.sampler.freeze)(tuning.inner)
         ladder = tuning.ladder.changed(tuning.ladder.betas, tuning.ladder.base)
         return eqx.tree_at(lambda t: (t.inner, t.ladder), tuning, (inner, ladder))
+
+    def doubts(self, state, tuning):
+        assert isinstance(state, TemperedState)
+        trips = int(jnp.sum(state.counts.round_trips))
+        if trips >= _FEWEST_TRIPS:
+            return []
+        return [
+            f"only {trips} points came all the way from the base to the target, {_FEWEST_TRIPS} "
+            "are needed to believe that no mode was missed; run longer (max_evaluations=), or use "
+            "more rungs or a better base"
+        ]
 
     def describe(self, state, tuning):
         assert isinstance(state, TemperedState) and state.log_z0 is not None
