@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -19,6 +20,7 @@ from energax.energies._base import (
     Conditional,
     check_scalar,
 )
+from energax.energies.reference import matched_base
 from energax.random import as_key
 from energax.results import Draws, Verdict
 from energax.samplers._base import AbstractSampler
@@ -34,9 +36,10 @@ from energax.samplers.tempering import ParallelTempering, TemperedTransitions
 from energax.samplers.transformed import Transformed
 from energax.spaces import Binary, Box, Categorical, Ordinal, Point, Real, Record, Spin
 
-__all__ = ["default_plan", "default_sampler", "initial_points", "sample"]
+__all__ = ["default_sampler", "initial_points", "sample"]
 
-_FIRST_SHARE = 0.4  # of the budget, for plain chains before tempering
+_FIRST_SHARE = 0.3  # of the budget, for plain chains that do not come nearer to agreeing
+_WIDEN = 1.5  # the base of the tempering against the spread of the plain chains
 
 
 def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
@@ -59,12 +62,6 @@ def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
     if isinstance(space, Binary | Spin | Categorical | Ordinal):
         return SiteGibbs()
     return Metropolis()
-
-
-def default_plan(energy: AbstractEnergy) -> list[AbstractSampler]:
-    """What `sample` tries by turns: the local sampler, and tempering on top of it."""
-    local = default_sampler(energy)
-    return [local, ParallelTempering(local)]
 
 
 def _is_smooth(energy: AbstractEnergy) -> bool:
@@ -95,24 +92,28 @@ def sample(
     initial: Point | None = None,
     num_warmup: int | None = None,
     num_steps: int | None = None,
-    max_evaluations: int = 4_000_000,
+    max_evaluations: int = 8_000_000,
     max_seconds: float | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> Draws:
     """Draws from p(x) = exp(f(x))/Z, with diagnostics and a verdict.
 
-    Chains start dispersed, adapt in warm-up until they agree roughly (R-hat below 1.2) or a quarter
-    of the budget is spent, then run with frozen tuning for rounds of doubling length until
-    rank-normalised R-hat is below its limit, bulk and tail ESS are at least 400 and each mean is
-    known to 0.1 sd, for f and every coordinate that is not constant (Vehtari et al. 2021,
-    arXiv:1903.08008). If only the last half of the run passes, the first counts as warm-up. Beyond
-    16 chains R-hat is nested (Margossian et al. 2024) and consecutive chains share starts. After
-    warm-up the chains are spread over points of usual density, as far apart as may be, so that a
-    mode once seen is not forgotten, and in up to 8 dimensions the means must agree with importance
-    sampling wherever that is any good. An energy of known normaliser is drawn from exactly,
-    without chains, unless `sampler`, `initial` or `given` is given. Where there are several devices
-    and they divide the chains, each takes its share; the draws are the same.
+    Chains start dispersed (on Real spaces also at the peaks of f, which are climbed from many
+    points if JAX differentiates f), adapt in warm-up until they agree roughly (R-hat below 1.2) or
+    a quarter of the budget is spent, then run with frozen tuning for rounds of doubling length
+    until rank-normalised R-hat is below its limit, bulk and tail ESS are at least 400 and each mean
+    is known to 0.1 sd, for f, every coordinate that is not constant, and the two directions in
+    which the draws spread most (Vehtari et al. 2021, arXiv:1903.08008). If only the last half of
+    the run passes, the first counts as warm-up. Beyond 16 chains R-hat is nested (Margossian et al.
+    2024) and consecutive chains share starts. After warm-up the chains are spread over points of
+    usual density, as far apart as may be, so that a mode once seen is not forgotten, and in up to 8
+    dimensions the means must agree with importance sampling wherever that is any good. Chains that
+    do not come nearer to agreeing give way to parallel tempering of the same kernel, unless
+    `sampler`, `num_steps`, `num_warmup` or `checkpoint` is given; a mode that they were in and it
+    never visits is told. An energy of known normaliser is drawn from exactly, without chains,
+    unless `sampler`, `initial` or `given` is given. Where there are several devices and they divide
+    the chains, each takes its share; the draws are the same.
 
     **Arguments:**
 
@@ -190,36 +191,33 @@ def _by_plan(
     *,
     key: Key[Array, ""],
 ) -> Draws:
-    """One sampler of the plan after the other, until one is reliable or the budget is spent.
+    """Plain chains; and if they are not reliable, tempering of the same kernel.
 
-    None but the last gets more than `_FIRST_SHARE` of what is left.
+    The base of the tempering has the place and the spread of the plain chains together, which
+    stand in every mode that any of them found.
     """
-    plan = default_plan(energy)
-    left, tried = limits["max_evaluations"], []
-    for number, sampler in enumerate(plan):
-        is_last = number == len(plan) - 1
-        share = left if is_last else max(1, int(_FIRST_SHARE * left))
-        job = Job(
-            energy,
-            sampler,
-            name=name_of(sampler),
-            **{**limits, "max_evaluations": share},
-        )
-        try:
-            draws = job.run(
-                num_samples, initial, None, None, bar, key=jax.random.fold_in(key, number)
-            )
-        except TypeError:
-            if not tried:
-                raise
-            break  # no base to temper from
-        tried.append(draws)
-        left -= draws.num_evaluations
-        if draws.reliable or job.hopeless or draws.time_limited or left < 1_000:
-            break
-    best = tried[-1]
-    spent = sum(draws.num_evaluations for draws in tried)
-    return dataclasses.replace(best, num_evaluations=spent)
+    local = default_sampler(energy)
+    most = limits["max_evaluations"]
+    climbs = is_real(energy.space) and _is_smooth(energy)
+    first = {"share": _FIRST_SHARE, "looks_for_peaks": climbs}
+    job = Job(energy, local, name=name_of(local), **first, **limits)
+    draws = job.run(num_samples, initial, None, None, bar, key=key)
+    left = most - draws.num_evaluations
+    spent = left < most * (1 - 2 * _FIRST_SHARE) or draws.time_limited
+    if draws.reliable or job.hopeless or spent or limits["num_chains"] == 1:
+        return draws
+    assert job.kept is not None
+    mean, variance = jax.tree.map(jnp.asarray, job.kept.moments())
+    try:
+        base = matched_base(energy.space, mean, variance, widen=_WIDEN)
+    except TypeError:  # a space without one
+        return draws
+    tempered = ParallelTempering(local, base)
+    job = Job(energy, tempered, name=name_of(tempered), earlier=job.kept, **limits)
+    job.max_evaluations = left
+    second = job.run(num_samples, initial, None, None, bar, key=jax.random.fold_in(key, 1))
+    total = draws.num_evaluations + second.num_evaluations
+    return dataclasses.replace(second, num_evaluations=total)
 
 
 def _check_counts(num_samples, num_chains, max_evaluations, num_warmup, num_steps) -> None:

@@ -17,12 +17,14 @@ from energax.samplers import (
     BlockGibbs,
     ColouredGibbs,
     Metropolis,
+    SiteGibbs,
+    Transformed,
     default_sampler,
     initial_points,
     sample,
 )
-from energax.samplers.choose import _thin
 from energax.samplers.driver._base import History
+from energax.samplers.driver.answer import _thin
 from energax.samplers.driver.tails import tail_reason
 from energax.spaces import Binary, Box, Categorical, Count, Ordinal, Real, Record, Spin
 from tests.exact import enumerated
@@ -80,7 +82,8 @@ def assert_no_nan(draws):
         (NORMAL, MALA),
         (from_log_density(lambda x: -(x["a"] ** 2), Record(a=Real(()), b=Real(()))), MALA),
         (from_log_density(lambda x: -(x["a"] ** 2), Record(a=Real(()), b=Spin(()))), Metropolis),
-        (from_log_density(lambda x: -jnp.sum(x), Box(0.0, 1.0, shape=(2,))), Metropolis),
+        (from_log_density(lambda x: -jnp.sum(x), Box(0.0, 1.0, shape=(2,))), Transformed),
+        (from_log_density(lambda x: -jnp.sum(x), Spin((2,))), SiteGibbs),
         (from_log_density(lambda x: -jnp.sum(x) * 1.0, Count((2,))), Metropolis),
         (
             from_log_density(
@@ -287,7 +290,7 @@ def test_a_second_call_compiles_nothing():
 def test_modes_that_chains_do_not_cross_are_never_called_reliable(a, b):
     for seed in range(9):
         energy = mixture(a, b, [0.5, 0.8, 0.95][seed % 3])
-        draws = quiet(energy, 100, key=random.key(seed), max_evaluations=120_000)
+        draws = quiet(energy, 100, key=random.key(seed), sampler=MALA(), max_evaluations=120_000)
         assert any("disagree" in r or "miss a part" in r for r in draws.reasons)
 
 
@@ -297,7 +300,11 @@ def test_modes_that_chains_do_cross_come_out_right():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnreliableResult)
             draws = sample(
-                mixture(-3.0, 3.0, 0.8), 100, key=random.key(seed), max_evaluations=400_000
+                mixture(-3.0, 3.0, 0.8),
+                100,
+                key=random.key(seed),
+                sampler=MALA(),
+                max_evaluations=400_000,
             )
         reliable += draws.reliable
         if draws.reliable:
@@ -307,7 +314,9 @@ def test_modes_that_chains_do_cross_come_out_right():
 
 def test_many_chains_stuck_in_two_modes_are_seen_by_nested_rhat():
     energy = mixture(-5.0, 5.0, 0.8, dim=10)
-    draws = quiet(energy, 100, key=random.key(0), num_chains=128, max_evaluations=300_000)
+    draws = quiet(
+        energy, 100, key=random.key(0), sampler=MALA(), num_chains=128, max_evaluations=300_000
+    )
     assert draws.ess_bulk.min() > 100 and draws.rhat[0] > 1.3
     assert sample(NORMAL, 100, key=random.key(0), num_chains=128).reliable
 
@@ -414,7 +423,8 @@ def test_one_chain_cannot_be_reliable():
 
 def test_budget_and_time_are_kept_and_told():
     energy = mixture(-5.0, 5.0, 0.5)
-    draws = quiet(energy, 100, key=random.key(0), max_evaluations=60_000)
+    local = MALA()
+    draws = quiet(energy, 100, key=random.key(0), sampler=local, max_evaluations=60_000)
     assert draws.num_evaluations < 90_000 and not draws.time_limited
     assert any("max_evaluations=60,000" in r for r in draws.reasons)
     draws = quiet(energy, 20_000, key=random.key(0), max_seconds=0.0)

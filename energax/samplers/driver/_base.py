@@ -52,7 +52,7 @@ class History:
     def since(self, first: int) -> "Kept":
         """What was kept from the kept step number `first` on."""
         leaves, f = self._joined()
-        return Kept([a[first:] for a in leaves], f[first:], self._structure)
+        return Kept(leaves, f, self._structure).since(first)
 
 
 @dataclasses.dataclass
@@ -63,11 +63,55 @@ class Kept:
     log_density: np.ndarray
     structure: Any
 
+    def since(self, first: int) -> "Kept":
+        """Without the steps before number `first`."""
+        return Kept([a[first:] for a in self.leaves], self.log_density[first:], self.structure)
+
+    def until(self, end: int) -> "Kept":
+        """The steps before number `end`."""
+        return Kept([a[:end] for a in self.leaves], self.log_density[:end], self.structure)
+
     def columns(self) -> list[np.ndarray]:
         """f and each leaf of x as (chains, steps, quantities)."""
         steps, chains = self.log_density.shape
         arrays = [self.log_density, *self.leaves]
         return [a.reshape(steps, chains, -1).swapaxes(0, 1) for a in arrays]
+
+    def principal(self, num: int = 2) -> np.ndarray:
+        """The draws along the directions of largest variance, (chains, steps, at most `num`).
+
+        Coordinates are in units of their sd. Modes that lie apart in many coordinates at once, by
+        little in each, lie apart along the first of them. Found by power iteration.
+        """
+        columns = self.columns()[1:]
+        size = sum(c.shape[2] for c in columns)
+        steps, chains = self.log_density.shape
+        if size < 2:
+            return np.zeros((chains, steps, 0))
+        thin = max(1, steps * chains // 4_096)
+        rows = np.concatenate(
+            [c[:, ::thin].reshape(-1, c.shape[2]).astype(np.float64) for c in columns], axis=1
+        )
+        mean, sd = rows.mean(0), rows.std(0)
+        weight = np.where(sd > 0, 1 / np.where(sd > 0, sd, 1.0), 0.0)
+        rows = np.nan_to_num((rows - mean) * weight, posinf=0.0, neginf=0.0)
+        v = np.random.default_rng(0).normal(size=(size, min(num, size)))
+        for _ in range(30):
+            v, _ = np.linalg.qr(rows.T @ (rows @ v))
+        v, out, at = v * weight[:, None], 0.0, 0
+        for c in columns:
+            out = out + c.astype(np.float64) @ v[at : at + c.shape[2]]
+            at += c.shape[2]
+        return np.asarray(out)
+
+    def moments(self) -> tuple[Any, Any]:
+        """(mean, variance) of each coordinate over all steps and chains, as points."""
+        both = [(a.mean((0, 1), float), a.var((0, 1), float)) for a in self.leaves]
+        mean, variance = zip(*both, strict=True)
+        return (
+            jax.tree.unflatten(self.structure, list(mean)),
+            jax.tree.unflatten(self.structure, list(variance)),
+        )
 
     def rebuild(self, flat: np.ndarray) -> Any:
         """A number for each coordinate of x, (quantities,), in the shape of a point."""

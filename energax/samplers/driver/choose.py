@@ -17,14 +17,15 @@ from energax.results import Draws
 from energax.samplers._base import AbstractSampler, Trace, run, together
 from energax.samplers.driver._base import Assessment, History, Kept
 from energax.samplers.driver.answer import answer
+from energax.samplers.driver.ascent import NUM_STEPS, ascend
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved
-from energax.samplers.driver.starts import Candidates, is_low, num_candidates
+from energax.samplers.driver.starts import Candidates, is_low, num_candidates, spread_among
 from energax.samplers.driver.tails import slowest_fall, tail_reason
 from energax.samplers.driver.verdict import (
     assess,
+    forgotten,
     kernel_reasons,
-    left_behind,
     quick_rhat,
 )
 from energax.spaces import Point, num_rows
@@ -34,6 +35,7 @@ _BLOCK_NUMBERS = 2**22  # floats that one block may leave on the device
 _KEPT_NUMBERS = 2**26  # floats of history that are kept in memory
 _SUMMARY_NUMBERS = 2**22  # the same where no draws are asked for, only summaries
 _OPINION_ESS = 200  # importance weights whose means are worth comparing
+_CLIMBERS, _CLIMBERS_LOW = 256, 2_048  # points from which peaks of f are looked for
 _BURNT_IN = 1.2  # R-hat at which warm-up may end
 
 
@@ -47,7 +49,12 @@ def _init(sampler: AbstractSampler, energy: AbstractEnergy, x: Point, key: Key[A
 
 
 class Job:
-    """Chains of one sampler: what they cost, how far they may go, and what they gave."""
+    """Chains of one sampler: what they cost, how far they may go, and what they gave.
+
+    **Arguments:** `share`: of the budget, after which chains that come no nearer to agreeing are
+    given up. `looks_for_peaks`: whether f is climbed first, so that chains stand in every mode.
+    `earlier`: what another sampler's chains left, to ask whether it is all still there.
+    """
 
     def __init__(
         self,
@@ -59,13 +66,19 @@ class Job:
         max_evaluations: int,
         max_seconds: float,
         start: float,
+        share: float = 1.0,
+        looks_for_peaks: bool = False,
         saved: Saved | None = None,
+        earlier: Kept | None = None,
     ):
         self.energy, self.sampler, self.num_chains = energy, sampler, num_chains
         self.name = name
         self.max_evaluations, self.max_seconds, self.start = max_evaluations, max_seconds, start
         self.cost = num_chains * sampler.evaluations_per_step(energy)  # evaluations a step
-        self.saved = saved
+        self.saved, self.earlier = saved, earlier
+        self.kept: Kept | None = None
+        self.share, self.looks_for_peaks = share, looks_for_peaks
+        self.peaks: tuple[Point, np.ndarray] | None = None
         self.num_evaluations, self.num_blocks = 0.0, 0
         self.num_superchains: int | None = None
         self.candidates: list[Candidates] = []
@@ -106,15 +119,26 @@ class Job:
             if best is not None and best.ess >= _OPINION_ESS:
                 self.opinion = best.mean()
         assessment = self._sample(history, num_steps, enough, bar)
-        kept = assessment.kept
+        self.kept = kept = assessment.kept
         used = len(kept.log_density) * history.thin
         share = self.num_divergent / (history.num_steps * self.num_chains)
         name = self.name
         reasons = kernel_reasons(name, self.sampler.is_exact, self.num_chains, share)
         reasons += assessment.reasons
         reasons += self.sampler.doubts(self.state, self.tuning)
+        if self.earlier is not None:
+            late = self.earlier.since(len(self.earlier.log_density) // 2)
+            missing = forgotten(kept, late)
+            if missing:
+                reasons.append(
+                    f"{missing} of {self.num_chains} plain chains were at usual density where "
+                    "tempering never went: a mode may be missing; run longer (max_evaluations=), "
+                    "or give initial= points"
+                )
+        early = self.hopeless
         tails = tail_reason(self.energy, _rows(kept))
         reasons += [] if tails is None else [tails]
+        self.hopeless |= tails is not None
         if len(kept.log_density) < enough:
             reasons.append(
                 f"only {kept.log_density.size:,} draws were made in the time given, so that some "
@@ -122,7 +146,7 @@ class Job:
             )
         time_limited = self._late and history.num_steps < self._most(history, num_steps, enough)
         if reasons and num_steps is None:
-            if self.hopeless:
+            if early:
                 reasons.append("stopped early, as longer chains would not help")
             elif time_limited:
                 reasons.append(f"stopped by max_seconds={self.max_seconds:g}")
@@ -172,6 +196,10 @@ class Job:
         num_starts = self.num_superchains or self.num_chains
         self.num_evaluations += num_candidates(self.energy, num_starts)
         self.candidates.append(Candidates.look(self.energy, num_starts, key=key))
+        if self.looks_for_peaks:
+            climbers = _CLIMBERS_LOW if is_low(self.energy.space) else _CLIMBERS
+            self.peaks = ascend(self.energy, self.candidates[0].some(climbers))
+            self.num_evaluations += climbers * NUM_STEPS
         return self._shared(self.candidates[0].starts(num_starts))
 
     def _shared(self, x: Point) -> Point:
@@ -205,6 +233,11 @@ class Job:
         for candidates in self.candidates:
             x, heavy = candidates.spread(x, num_starts, least)
             found |= heavy
+        if self.peaks is not None:
+            peaks, height = self.peaks
+            usual = height >= least
+            found |= bool(usual.any())
+            x = spread_among(x, jax.tree.map(lambda a: a[usual], peaks), num_starts)
         if found:
             x = self._spread(self._shared(x))
             self.state, _ = _init(self.sampler, self.energy, x, key_init)
@@ -296,10 +329,23 @@ class Job:
                 if self._late:
                     break
             last = self._late or history.num_steps >= most or self.hopeless
+            last |= not fixed and self._gives_up(history)
             assessment = self._judge(history, enough, last)
             if assessment is not None and (last or not assessment.reasons):
                 return assessment
             goal *= 2
+
+    def _gives_up(self, history: History) -> bool:
+        """Whether its share of the budget is spent and the chains do not come nearer to agreeing.
+
+        R-hat − 1 falls as one over the steps where chains are merely slow, and stays where they are
+        trapped.
+        """
+        if self.num_evaluations < self.share * self.max_evaluations:
+            return False
+        kept, half = history.since(0), history.since(0).until(history.num_kept // 2)
+        now = quick_rhat(kept, self.num_superchains) - 1
+        return now > 0.01 and now > 0.75 * (quick_rhat(half, self.num_superchains) - 1)
 
     def _judge(self, history: History, enough: int, last: bool) -> Assessment | None:
         """Diagnostics of all that was kept, or of its last half where only that passes.
@@ -312,7 +358,9 @@ class Job:
         )
         for first in (0, history.num_kept // 2):
             kept = history.since(first)
-            if first and (len(kept.log_density) < enough or left_behind(history, first)):
+            if first and len(kept.log_density) < enough:
+                break
+            if first and forgotten(kept, history.since(0).until(first)) > 0:
                 break
             hopeless = quick_rhat(kept, self.num_superchains) > limit + 0.05
             if hopeless and not (last and first == 0):

@@ -115,6 +115,12 @@ class Candidates:
             f"of {energy.space}; give initial= points where f is finite"
         )
 
+    def some(self, num: int) -> Point:
+        """`num` of the points where f is finite, at even distances through all the scales."""
+        places = np.flatnonzero(self._finite.ravel())
+        places = places[np.linspace(0, len(places) - 1, num).astype(int)]
+        return self._points([leaf[places] for leaf in self._leaves])
+
     @property
     def ess(self) -> float:
         """Effective number of weights, (Σw)²/Σw² (Kish 1965)."""
@@ -170,6 +176,17 @@ class Candidates:
         order = order[: int((self._weight > 0).sum())]
         heavy = int(np.searchsorted(np.cumsum(self._weight[order]), 0.999)) + 1
         return order[: min(max(heavy, least), 1_024)]
+
+
+def spread_among(x: Point, others: Point, num: int) -> Point:
+    """`num` points as far apart as may be among the chains at `x` and `others`."""
+    leaves, structure = jax.tree.flatten(x)
+    both = [
+        np.concatenate([np.asarray(a), np.asarray(b)])
+        for a, b in zip(leaves, jax.tree.leaves(others), strict=True)
+    ]
+    places = _far_apart(both, num)
+    return jax.tree.unflatten(structure, [jnp.asarray(a[places]) for a in both])
 
 
 def _far_apart(leaves: list[np.ndarray], num: int) -> list[int]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from energax import diagnostics
-from energax.samplers.driver._base import Assessment, History, Kept
+from energax.samplers.driver._base import Assessment, Kept
 from energax.spaces import AbstractSpace, Box, Count, Real, Record
 
 ESS_NEEDED = 400
@@ -23,7 +23,9 @@ _GROWTH_ALLOWED = 2.0
 def quick_rhat(kept: Kept, num_superchains: int | None, most: int = 2_048) -> float:
     """R-hat of f and some coordinates, thinned: cheap, to see when a closer look is in vain."""
     worst = 1.0
-    for column in kept.columns():
+    for column in [*kept.columns(), kept.principal()]:
+        if column.shape[2] == 0:
+            continue
         some = column[:, :: max(1, column.shape[1] // most), :: max(1, column.shape[2] // 16)]
         rhat = (
             diagnostics.rhat(some)
@@ -45,7 +47,8 @@ def assess(
     **Arguments:** `opinion`: means of x, flat, found without chains, and their standard errors.
     """
     columns = kept.columns()
-    parts = [diagnostics.summarise(c, num_superchains) for c in columns]
+    watched_columns = [*columns, kept.principal()]
+    parts = [diagnostics.summarise(c, num_superchains) for c in watched_columns]
     summary = diagnostics.Summary(
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -109,10 +112,13 @@ def assess(
             )
     if opinion is not None:
         mean, std_err = opinion
-        gap = abs(mean - summary.mean[1:])
-        error = np.hypot(std_err, summary.mcse_mean[1:]) + 1e-6 * (1 + abs(mean))
-        i = int(np.argmax(np.where(gap > MCSE_ALLOWED * summary.sd[1:], gap / error, 0)))
-        if gap[i] > 3.5 * error[i] and gap[i] > MCSE_ALLOWED * summary.sd[1:][i]:
+        here, own_error, sd = (
+            a[1 : 1 + len(mean)] for a in (summary.mean, summary.mcse_mean, summary.sd)
+        )
+        gap = abs(mean - here)
+        error = np.hypot(std_err, own_error) + 1e-6 * (1 + abs(mean))
+        i = int(np.argmax(np.where(gap > MCSE_ALLOWED * sd, gap / error, 0)))
+        if gap[i] > 3.5 * error[i] and gap[i] > MCSE_ALLOWED * sd[i]:
             reasons.append(
                 f"chains miss a part: importance sampling puts the mean of {name(i + 1)} at "
                 f"{mean[i]:.4g} ± {std_err[i]:.2g}, they at {summary.mean[i + 1]:.4g}; the density "
@@ -158,21 +164,56 @@ def _moved(columns: list[np.ndarray]) -> np.ndarray:
     return moved
 
 
-def left_behind(history: History, first: int) -> bool:
-    """Whether draws before the kept step `first` lie, at usual density, where none do after it.
+_NEIGHBOURS = 40
+_SHARE_LEFT = 0.05
 
-    Then the first part is no burn-in: the chains had been in a mode that they left for good.
+
+def forgotten(kept: Kept, earlier: Kept) -> int:
+    """How many chains of an earlier run were, at usual density, where hardly a draw is now.
+
+    Then the earlier run is no burn-in: chains had been in a mode that was left for good. A point is
+    off if of its 40 nearest neighbours among the draws of both runs, as many of each, less than
+    5 % are of the later one (Schilling 1986, "Multivariate two-sample tests based on nearest
+    neighbors"); a chain if a tenth of its usual points are.
     """
-    early, late = history.since(0), history.since(first)
-    f = late.log_density[np.isfinite(late.log_density)]
-    usual = early.log_density[:first] >= (np.quantile(f, 0.01) if len(f) else np.inf)
-    outside = np.zeros_like(usual)
-    for before, after in zip(early.leaves, late.leaves, strict=True):
-        low, high = after.min((0, 1)).astype(float), after.max((0, 1)).astype(float)
-        margin = 0.1 * (high - low)
-        away = (before[:first] < low - margin) | (before[:first] > high + margin)
-        outside |= away.reshape(*usual.shape, -1).any(-1)
-    return bool((outside & usual).mean() > 0.002)
+    usual_from = np.quantile(kept.log_density, 0.05)
+    if not np.isfinite(usual_from):
+        return 0
+    now, then = _flat_rows(kept), _flat_rows(earlier)  # (steps, chains, coordinates)
+    scale = np.sqrt(now.var(0).mean(0))
+    scale = np.maximum(scale, 0.25 * now.std((0, 1)))
+    scale = np.maximum(scale, 0.1 * then.std((0, 1)))
+    some = scale > 0
+    if not some.any():
+        return 0
+    num = max(64, 1_024 // now.shape[1])
+    now = _some(now, num)[..., some] / scale[some]
+    usual = _some(earlier.log_density, num) >= usual_from
+    then = _some(then, num)[..., some] / scale[some]
+    draws, before = (a.reshape(-1, a.shape[2]) for a in (now, then))
+    both = np.concatenate([draws, before])
+    is_now = np.arange(len(both)) < len(draws)
+    lost = 0
+    for chain in range(then.shape[1]):
+        points = then[usual[:, chain], chain]
+        if len(points) == 0:
+            continue
+        square = (points**2).sum(1)[:, None] + (both**2).sum(1) - 2 * points @ both.T
+        near = np.argpartition(square, min(_NEIGHBOURS, len(both) - 1), axis=1)[:, :_NEIGHBOURS]
+        new = is_now[near].sum(1) / len(draws)
+        old = (~is_now[near]).sum(1) / len(before)
+        lost += bool(np.mean(new < _SHARE_LEFT * (new + old)) > 0.1)
+    return lost
+
+
+def _some(rows: np.ndarray, num: int) -> np.ndarray:
+    """Up to some `num` of the steps, at even distances."""
+    return rows[np.linspace(0, len(rows) - 1, min(num, len(rows))).astype(int)]
+
+
+def _flat_rows(kept: Kept) -> np.ndarray:
+    columns = [c.astype(np.float64) for c in kept.columns()[1:]]
+    return np.concatenate(columns, axis=2).swapaxes(0, 1)
 
 
 def _growth(columns: list[np.ndarray], space: AbstractSpace) -> tuple[float, int]:
@@ -198,7 +239,7 @@ def _unbounded(space: AbstractSpace) -> np.ndarray:
 
 
 def _names(kept: Kept) -> Callable[[int], str]:
-    """The name of quantity number i: "f", "x[3, 1]", or on a record "x['age'][2]"."""
+    """The name of quantity number i: "f", "x[3, 1]", on a record "x['age'][2]"; then directions."""
     labels: list[str] = ["x"] * len(kept.leaves)
     if len(kept.leaves) > 1 or kept.structure != jax.tree.structure(0):
         labels = [f"x[{k!r}]" for k in jax.tree.unflatten(kept.structure, kept.leaves)]
@@ -213,6 +254,6 @@ def _names(kept: Kept) -> Callable[[int], str]:
                 place = ", ".join(str(int(j)) for j in np.unravel_index(i, leaf.shape[2:]))
                 return f"{label}[{place}]" if place else label
             i -= size
-        raise IndexError(i)
+        return f"principal direction {i + 1}"
 
     return name

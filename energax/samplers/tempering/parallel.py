@@ -4,6 +4,7 @@ Syed, Bouchard-Côté, Deligiannidis & Doucet 2021, "Non-reversible parallel tem
 highly parallel MCMC scheme" (arXiv:1905.02939).
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -346,7 +347,7 @@ class ParallelTempering(AbstractSampler):
         """Every inner tuning frozen; the counts of the run start from here."""
         inner = eqx.filter_vmap(self.sampler.freeze)(tuning.inner)
         ladder = tuning.ladder.changed(tuning.ladder.betas, tuning.ladder.base)
-        return eqx.tree_at(lambda t: (t.inner, t.ladder), tuning, (inner, ladder))
+        return dataclasses.replace(tuning, inner=inner, ladder=ladder)
 
     def doubts(self, state, tuning):
         assert isinstance(state, TemperedState)
