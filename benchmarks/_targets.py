@@ -169,6 +169,16 @@ def normal_100d_condition_10000():
 
 
 @target
+def normal_60d_rotated():
+    """Condition number 10⁴, along directions that are no axes."""
+    rng = np.random.default_rng(5)
+    q, _ = np.linalg.qr(rng.normal(size=(60, 60)))
+    values = np.geomspace(0.01, 100, 60)
+    sd = np.sqrt(np.diag(q @ np.diag(values) @ q.T))
+    return _normal("normal_60d_rotated", q @ np.diag(1 / values) @ q.T, rng.normal(size=60), sd)
+
+
+@target
 def normal_1000d():
     mean = np.linspace(-1, 1, 1_000)
     m = jnp.asarray(mean)

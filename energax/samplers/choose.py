@@ -23,15 +23,18 @@ from energax.energies._base import (
 from energax.energies.reference import matched_base
 from energax.random import as_key
 from energax.results import Draws, Verdict
-from energax.samplers._base import AbstractSampler
+from energax.samplers._base import AbstractSampler, is_real
+from energax.samplers.driver._base import Kept, pooled_moments
 from energax.samplers.driver.answer import complete, draw_exactly
 from energax.samplers.driver.choose import Job
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved, fingerprint
 from energax.samplers.driver.starts import initial_points
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
-from energax.samplers.langevin import MALA, is_real
+from energax.samplers.hamiltonian import ChEES
+from energax.samplers.langevin import MALA
 from energax.samplers.metropolis import Metropolis
+from energax.samplers.mixed import Mixed
 from energax.samplers.tempering import ParallelTempering, TemperedTransitions
 from energax.samplers.transformed import Transformed
 from energax.spaces import Binary, Box, Categorical, Ordinal, Point, Real, Record, Spin
@@ -39,6 +42,8 @@ from energax.spaces import Binary, Box, Categorical, Ordinal, Point, Real, Recor
 __all__ = ["default_sampler", "initial_points", "sample"]
 
 _FIRST_SHARE = 0.3  # of the budget, for plain chains that do not come nearer to agreeing
+_LEAST_SHARE = 0.3  # of the budget, that another sampler can do something with
+_MANY = 20  # coordinates, above which a metric and long paths pay
 _WIDEN = 1.5  # the base of the tempering against the spread of the plain chains
 
 
@@ -46,8 +51,8 @@ def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
     """The local sampler that suits an energy.
 
     Block Gibbs where it has two layers, coloured Gibbs where its sites are coloured; where JAX
-    differentiates f, `_SMOOTH` on Real, and on Box by a change of variables; single-site Gibbs on
-    spaces of few values a site; else Metropolis.
+    differentiates f, MALA on Real, and on Box by a change of variables; single-site Gibbs on spaces
+    of few values a site; on other records each part by its own; else Metropolis.
     """
     space = energy.space
     if isinstance(energy, AbstractBipartiteEnergy):
@@ -61,7 +66,21 @@ def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
         return MALA() if is_real(space) else Transformed(MALA())
     if isinstance(space, Binary | Spin | Categorical | Ordinal):
         return SiteGibbs()
+    if isinstance(space, Record):
+        return Mixed.of(energy, default_sampler)
     return Metropolis()
+
+
+def _local_samplers(energy: AbstractEnergy) -> list[AbstractSampler]:
+    """The local samplers that `sample` tries by turns.
+
+    In many dimensions ChEES first, which learns a metric and a path length of its own; MALA, whose
+    tails are safer, where it does not do.
+    """
+    local = default_sampler(energy)
+    if isinstance(local, MALA) and energy.space.num_sites > _MANY:
+        return [ChEES(max_leapfrog=128), local]
+    return [local]
 
 
 def _is_smooth(energy: AbstractEnergy) -> bool:
@@ -76,6 +95,8 @@ def _is_smooth(energy: AbstractEnergy) -> bool:
 def name_of(sampler: AbstractSampler) -> str:
     """The name of its class, and of the sampler inside it: "ParallelTempering(MALA)"."""
     name = type(sampler).__name__
+    if isinstance(sampler, Mixed):
+        return f"{name}({', '.join(name_of(part) for part in sampler.samplers)})"
     if isinstance(sampler, ParallelTempering | TemperedTransitions | Transformed):
         return f"{name}({name_of(sampler.sampler)})"
     return name
@@ -196,28 +217,32 @@ def _by_plan(
     The base of the tempering has the place and the spread of the plain chains together, which
     stand in every mode that any of them found.
     """
-    local = default_sampler(energy)
-    most = limits["max_evaluations"]
-    climbs = is_real(energy.space) and _is_smooth(energy)
-    first = {"share": _FIRST_SHARE, "looks_for_peaks": climbs}
-    job = Job(energy, local, name=name_of(local), **first, **limits)
-    draws = job.run(num_samples, initial, None, None, bar, key=key)
-    left = most - draws.num_evaluations
-    spent = left < most * (1 - 2 * _FIRST_SHARE) or draws.time_limited
-    if draws.reliable or job.hopeless or spent or limits["num_chains"] == 1:
-        return draws
-    assert job.kept is not None
-    mean, variance = jax.tree.map(jnp.asarray, job.kept.moments())
+    most = left = limits["max_evaluations"]
+    earlier: list[Kept] = []
+    peaks = None
+    for local in _local_samplers(energy):
+        job = Job(energy, local, name=name_of(local), share=_FIRST_SHARE, **limits)
+        job.earlier, job.peaks = tuple(earlier), peaks
+        job.looks_for_peaks = peaks is None and is_real(energy.space) and _is_smooth(energy)
+        job.max_evaluations = left
+        draws = job.run(num_samples, initial, None, None, bar, key=key)
+        left -= draws.num_evaluations
+        peaks = job.peaks
+        earlier += [] if job.kept is None else [job.kept]
+        few = left < _LEAST_SHARE * most
+        last = job.hopeless or few or draws.time_limited or limits["num_chains"] == 1
+        if draws.reliable or last:
+            return dataclasses.replace(draws, num_evaluations=most - left)
+    mean, variance = jax.tree.map(jnp.asarray, pooled_moments(earlier))
     try:
         base = matched_base(energy.space, mean, variance, widen=_WIDEN)
     except TypeError:  # a space without one
-        return draws
+        return dataclasses.replace(draws, num_evaluations=most - left)
     tempered = ParallelTempering(local, base)
-    job = Job(energy, tempered, name=name_of(tempered), earlier=job.kept, **limits)
-    job.max_evaluations = left
-    second = job.run(num_samples, initial, None, None, bar, key=jax.random.fold_in(key, 1))
-    total = draws.num_evaluations + second.num_evaluations
-    return dataclasses.replace(second, num_evaluations=total)
+    job = Job(energy, tempered, name=name_of(tempered), **limits)
+    job.earlier, job.max_evaluations = tuple(earlier), left
+    draws = job.run(num_samples, initial, None, None, bar, key=jax.random.fold_in(key, 1))
+    return dataclasses.replace(draws, num_evaluations=most - left + draws.num_evaluations)
 
 
 def _check_counts(num_samples, num_chains, max_evaluations, num_warmup, num_steps) -> None:

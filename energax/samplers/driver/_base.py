@@ -104,15 +104,6 @@ class Kept:
             at += c.shape[2]
         return np.asarray(out)
 
-    def moments(self) -> tuple[Any, Any]:
-        """(mean, variance) of each coordinate over all steps and chains, as points."""
-        both = [(a.mean((0, 1), float), a.var((0, 1), float)) for a in self.leaves]
-        mean, variance = zip(*both, strict=True)
-        return (
-            jax.tree.unflatten(self.structure, list(mean)),
-            jax.tree.unflatten(self.structure, list(variance)),
-        )
-
     def rebuild(self, flat: np.ndarray) -> Any:
         """A number for each coordinate of x, (quantities,), in the shape of a point."""
         out, at = [], 0
@@ -131,3 +122,22 @@ class Assessment:
     summary: diagnostics.Summary
     rhat_limit: float
     reasons: list[str]
+
+    @property
+    def sd_error(self) -> float:
+        """The largest Monte Carlo error of an sd, in units of it."""
+        sd, error = self.summary.sd, self.summary.mcse_sd
+        some = (sd > 0) & ~self.summary.is_constant
+        return float(np.max(error[some] / sd[some], initial=0.0))
+
+
+def pooled_moments(runs: list[Kept]) -> tuple[Any, Any]:
+    """(mean, variance) of each coordinate over all chains of all runs, each run counting alike."""
+    mean, variance = [], []
+    for leaves in zip(*(run.leaves for run in runs), strict=True):
+        means = np.stack([a.mean((0, 1), float) for a in leaves])
+        within = np.stack([a.var((0, 1), float) for a in leaves])
+        mean.append(means.mean(0))
+        variance.append(within.mean(0) + means.var(0))
+    structure = runs[0].structure
+    return jax.tree.unflatten(structure, mean), jax.tree.unflatten(structure, variance)

@@ -36,6 +36,8 @@ _KEPT_NUMBERS = 2**26  # floats of history that are kept in memory
 _SUMMARY_NUMBERS = 2**22  # the same where no draws are asked for, only summaries
 _OPINION_ESS = 200  # importance weights whose means are worth comparing
 _CLIMBERS, _CLIMBERS_LOW = 256, 2_048  # points from which peaks of f are looked for
+_CLIMB_SHARE = 0.1  # of the budget, that it may cost
+_SD_ERROR, _SD_SHARE = 0.05, 0.25  # error of an sd to go on for, and the budget's share for it
 _BURNT_IN = 1.2  # R-hat at which warm-up may end
 
 
@@ -52,8 +54,10 @@ class Job:
     """Chains of one sampler: what they cost, how far they may go, and what they gave.
 
     **Arguments:** `share`: of the budget, after which chains that come no nearer to agreeing are
-    given up. `looks_for_peaks`: whether f is climbed first, so that chains stand in every mode.
-    `earlier`: what another sampler's chains left, to ask whether it is all still there.
+    given up.
+
+    `looks_for_peaks`: whether f is climbed first, so that chains stand in every mode; `peaks`: what
+    was found. `earlier`: what other samplers' chains left, to ask whether it is all still there.
     """
 
     def __init__(
@@ -67,17 +71,17 @@ class Job:
         max_seconds: float,
         start: float,
         share: float = 1.0,
-        looks_for_peaks: bool = False,
         saved: Saved | None = None,
-        earlier: Kept | None = None,
     ):
         self.energy, self.sampler, self.num_chains = energy, sampler, num_chains
         self.name = name
         self.max_evaluations, self.max_seconds, self.start = max_evaluations, max_seconds, start
         self.cost = num_chains * sampler.evaluations_per_step(energy)  # evaluations a step
-        self.saved, self.earlier = saved, earlier
+        self.saved = saved
         self.kept: Kept | None = None
-        self.share, self.looks_for_peaks = share, looks_for_peaks
+        self.share = share
+        self.looks_for_peaks = False
+        self.earlier: tuple[Kept, ...] = ()
         self.peaks: tuple[Point, np.ndarray] | None = None
         self.num_evaluations, self.num_blocks = 0.0, 0
         self.num_superchains: int | None = None
@@ -126,15 +130,14 @@ class Job:
         reasons = kernel_reasons(name, self.sampler.is_exact, self.num_chains, share)
         reasons += assessment.reasons
         reasons += self.sampler.doubts(self.state, self.tuning)
-        if self.earlier is not None:
-            late = self.earlier.since(len(self.earlier.log_density) // 2)
-            missing = forgotten(kept, late)
-            if missing:
-                reasons.append(
-                    f"{missing} of {self.num_chains} plain chains were at usual density where "
-                    "tempering never went: a mode may be missing; run longer (max_evaluations=), "
-                    "or give initial= points"
-                )
+        late = [run.since(len(run.log_density) // 2) for run in self.earlier]
+        missing = sum(forgotten(kept, run) for run in late)
+        if missing:
+            reasons.append(
+                f"{missing} of {len(late) * self.num_chains} chains of another sampler were, at "
+                f"usual density, where {name} hardly went: a mode may be missing; run longer "
+                "(max_evaluations=), or give initial= points"
+            )
         early = self.hopeless
         tails = tail_reason(self.energy, _rows(kept))
         reasons += [] if tails is None else [tails]
@@ -198,7 +201,9 @@ class Job:
         self.candidates.append(Candidates.look(self.energy, num_starts, key=key))
         if self.looks_for_peaks:
             climbers = _CLIMBERS_LOW if is_low(self.energy.space) else _CLIMBERS
-            self.peaks = ascend(self.energy, self.candidates[0].some(climbers))
+            climbers = min(climbers, int(_CLIMB_SHARE * self.max_evaluations / NUM_STEPS))
+            if climbers:
+                self.peaks = ascend(self.energy, self.candidates[0].some(climbers))
             self.num_evaluations += climbers * NUM_STEPS
         return self._shared(self.candidates[0].starts(num_starts))
 
@@ -332,7 +337,10 @@ class Job:
             last |= not fixed and self._gives_up(history)
             assessment = self._judge(history, enough, last)
             if assessment is not None and (last or not assessment.reasons):
-                return assessment
+                # Of a skewed or heavy-tailed coordinate the sd, and its own error, need more.
+                spent = self.num_evaluations / self.max_evaluations
+                if last or assessment.sd_error <= _SD_ERROR or spent > _SD_SHARE:
+                    return assessment
             goal *= 2
 
     def _gives_up(self, history: History) -> bool:

@@ -1,0 +1,124 @@
+"""Plain chains, then tempering: modes are found, weighed rightly, and not forgotten in silence."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import energax as ex
+from energax.results import UnreliableResult
+from energax.samplers.driver._base import Kept
+from energax.samplers.driver.ascent import ascend
+from energax.samplers.driver.verdict import forgotten
+
+
+def mixture(centres, scales, weights):
+    m, s, w = (jnp.asarray(a, float) for a in (centres, scales, weights))
+    d = m.shape[1]
+
+    def f(x):
+        return jax.nn.logsumexp(
+            jnp.log(w) - d * jnp.log(s) - 0.5 * jnp.sum((x - m) ** 2, -1) / s**2
+        )
+
+    return ex.from_log_density(f, ex.Real((d,)))
+
+
+def quietly(energy, seed, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreliableResult)
+        return ex.sample(energy, 800, key=ex.random.key(seed), **options)
+
+
+@pytest.mark.slow
+def test_far_modes_come_out_with_their_weights():
+    centres = np.array([[-9.0, 2.0], [7.0, -3.0], [1.0, 9.0]])
+    energy = mixture(centres, [1.0, 0.7, 0.5], [0.2, 0.5, 0.3])
+    for seed in range(2):
+        draws = quietly(energy, seed)
+        assert draws.reliable and draws.sampler == "ParallelTempering(MALA)"
+        assert draws.details["round_trip_rate"] > 0 and draws.details["swap_rate"].shape == (12,)
+        mean = np.array([0.2, 0.5, 0.3]) @ centres
+        assert np.all(abs(draws.mean - mean) < 4.5 * draws.mcse_mean)
+        near = ((draws.flat()[:, None] - centres) ** 2).sum(-1).argmin(1)
+        share = np.bincount(near, minlength=3) / len(near)
+        assert np.all(abs(share - [0.2, 0.5, 0.3]) < 4.5 * np.sqrt(0.25 / 300))
+
+
+@pytest.mark.slow
+def test_modes_apart_by_little_in_each_of_many_coordinates_are_never_a_silent_error():
+    step = np.full(50, 5 / np.sqrt(50))
+    energy = mixture([1 - step, 1 + step], [1.0, 1.0], [0.65, 0.35])
+    mean = 1 - 0.3 * step
+    for seed in range(2):
+        draws = quietly(energy, seed, max_evaluations=1_000_000)
+        right = np.all(abs(draws.mean - mean) < 5 * draws.mcse_mean)
+        assert right or not draws.reliable
+
+
+def test_the_ascent_reaches_every_mode():
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(-6, 6, (6, 10))
+    energy = mixture(centres, np.full(6, 0.8), np.full(6, 1 / 6))
+    x, f = ascend(energy, 5 * rng.normal(size=(256, 10)).astype(np.float32))
+    distance = np.sqrt(((x[:, None] - centres) ** 2).sum(-1))
+    assert set(distance.argmin(1)) == set(range(6))
+    assert np.median(distance.min(1)) < 1e-3 and np.isfinite(f).all()
+
+
+def test_the_ascent_does_not_mind_scales_nor_walls_of_the_density():
+    scale = jnp.array([1e-3, 1.0, 1e3])
+    energy = ex.from_log_density(lambda x: -jnp.sum((x / scale - 1) ** 2), ex.Real((3,)))
+    x, _ = ascend(energy, np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32))
+    assert np.median(abs(x / np.asarray(scale) - 1).max(1)) < 0.05
+    half = ex.from_log_density(
+        lambda x: jnp.where(x[0] < 0, -jnp.inf, -((x[0] - 2) ** 2)), ex.Real((1,))
+    )
+    x, _ = ascend(half, np.array([[-1.0], [0.5]], np.float32))
+    assert x[0] == -1 and abs(x[1] - 2) < 1e-3
+
+
+def kept(x):
+    """A history of unit normals around x, (steps, chains, d) centres."""
+    noise = np.random.default_rng(2).normal(size=x.shape)
+    return Kept([x + noise], -0.5 * (noise**2).sum(-1), jax.tree.structure(0))
+
+
+@pytest.mark.parametrize("d", [1, 3, 50])
+def test_a_mode_that_was_left_for_good_is_told(d):
+    steps = np.zeros((400, 8, d))
+    early = steps.copy()
+    early[:, 2] += 8 / np.sqrt(d)
+    assert forgotten(kept(steps), kept(early)) == 1
+    assert forgotten(kept(early), kept(early)) == 0
+    assert forgotten(kept(steps), kept(steps)) == 0
+    now = steps.copy()
+    now[::8, 2] += 8 / np.sqrt(d)  # seldom, but it is still visited
+    assert forgotten(kept(now), kept(early)) == 0
+
+
+def test_what_was_burn_in_is_not_told():
+    """Early points of low density do not count, however far they are."""
+    early = kept(np.zeros((400, 8, 3)))
+    early.leaves[0][:, 1] += 50.0
+    early.log_density[:, 1] -= 1_000.0
+    assert forgotten(kept(np.zeros((400, 8, 3))), early) == 0
+
+
+def test_the_principal_direction_shows_what_no_coordinate_does():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(500, 8, 100))
+    x[:, :4] += 0.6  # four chains a little off in each of many coordinates: 6 sd in all
+    along = Kept([x], np.zeros((500, 8)), jax.tree.structure(0)).principal()
+    assert along.shape == (8, 500, 2)
+    first = along[..., 0]
+    gap = abs(first[:4].mean() - first[4:].mean()) / first[:4].std()
+    assert gap > 5 > 3 * abs(x[:, :4].mean((0, 1)) - x[:, 4:].mean((0, 1))).max()
+
+
+def test_a_sampler_of_your_own_is_the_only_one_tried():
+    energy = mixture([[-9.0], [9.0]], [1.0, 1.0], [0.5, 0.5])
+    draws = quietly(energy, 0, sampler=ex.samplers.MALA(), max_evaluations=100_000)
+    assert not draws.reliable and draws.sampler == "MALA"
