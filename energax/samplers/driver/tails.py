@@ -20,6 +20,7 @@ _OVERFLOW = 1e16
 """Where a float32 soon overflows when squared, so that the far rays tell nothing."""
 
 _RAYS = 8  # of each kind
+_DOUBLINGS = 6  # places along each, every one twice as far as the one before
 
 
 def _unbounded(space: AbstractSpace) -> list[np.ndarray]:
@@ -93,7 +94,7 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     direction = np.concatenate([together, single])
     start = np.concatenate([start, start, start])
     moves = direction != 0
-    rays = [np.where(moves, centre + k * reach * direction, start) for k in (1.0, 2.0)]
+    rays = [np.where(moves, centre + 2.0**k * reach * direction, start) for k in range(_DOUBLINGS)]
 
     parts = np.split(np.concatenate(rays).clip(-1e37, 1e37), np.cumsum(size)[:-1], axis=1)
     points = []
@@ -102,10 +103,12 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
             part = np.round(part.clip(0, 2**30))
         points.append(jnp.asarray(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
     f = np.asarray(eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points)))
-    near, far = f[: len(direction)].astype(np.float64), f[len(direction) :].astype(np.float64)
+    f = f.astype(np.float64).reshape(_DOUBLINGS, len(direction))
+    near, far = f[:-1], f[1:]
     with np.errstate(invalid="ignore"):
         fall = np.where(far == np.inf, -np.inf, (near - far) / np.log(2.0))
-    fall = np.where(np.isnan(fall), np.inf, fall)  # f = −∞ at both: nothing is there
+    # f = −∞ at both: nothing is there. A ray may cross a ridge, but a slow tail is slow all along.
+    fall = np.where(np.isnan(fall), np.inf, fall).max(0)
     excess = fall - np.concatenate([np.full(_RAYS, len(free)), np.ones(2 * _RAYS)])
     i = int(excess.argmin())
     which = None if i < _RAYS else int(alone[(i - _RAYS) % _RAYS])
