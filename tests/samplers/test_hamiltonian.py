@@ -124,7 +124,7 @@ def test_chees_learns_a_dense_metric_and_needs_few_leapfrogs():
         energy, 3 * jax.random.normal(random.key(0), (8, 8)), key=random.key(0)
     )
     state, tuning, _ = run(
-        sampler, energy, state, tuning, key=random.key(1), num_steps=600, adapt=True, keep=False
+        sampler, energy, state, tuning, key=random.key(1), num_steps=1_200, adapt=True, keep=False
     )
     white = np.linalg.solve(np.asarray(tuning.metric.factor, float), np.linalg.cholesky(covariance))
     spread = np.linalg.svd(white)[1]

@@ -31,7 +31,7 @@ _TUNING_STEPS = 40
 _BISECTIONS = 24
 
 
-class Schedule(eqx.Module):
+class PopulationSchedule(eqx.Module):
     """What the pilot found: rungs above 0 and the tuning at each; only the first `num` are used."""
 
     betas: Float[Array, " most"]
@@ -112,7 +112,7 @@ class TemperedSMC(AbstractPopulationMethod):
 
 
 @eqx.filter_jit
-def _pilot(method: TemperedSMC, path: AbstractPath, key) -> Schedule:
+def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
     """One population that finds rungs and tunings."""
     sampler, given = method.sampler, method.betas
     num = max(method.num_particles, 128)
@@ -172,11 +172,11 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> Schedule:
     zero = jnp.zeros((), float)
     carry = x, zero, jnp.zeros(most, float), tunings, jnp.zeros((), jnp.int32), key
     _, _, betas, tunings, count, _ = jax.lax.while_loop(unfinished, rung, carry)
-    return Schedule(betas, tunings, count)
+    return PopulationSchedule(betas, tunings, count)
 
 
 @eqx.filter_jit
-def _populations(method: TemperedSMC, path: AbstractPath, schedule: Schedule, key):
+def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSchedule, key):
     """(x, f) (populations, particles, …), log mean weights (rungs, populations), acceptance."""
     sampler = method.sampler
     shape = method.num_populations, method.num_particles
