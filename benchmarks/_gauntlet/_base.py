@@ -1,0 +1,72 @@
+"""What a target of the gauntlet is: an energy, its class, and log Z from outside energax."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+import energax as ex
+from energax import spaces
+from energax.energies import AbstractEnergy
+
+Check = Callable[[AbstractEnergy], tuple[float, float]]
+"""A second computation: (log Z, how far it may be from the first)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """`log_z`: from a closed form or a float64 sum in NumPy, None where Z does not exist.
+
+    `kind` is the class by which coverage is told. `check` gives log Z once more by other means.
+    """
+
+    kind: str
+    energy: AbstractEnergy
+    log_z: float | None
+    check: Check | None = None
+    name: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.energy.space.num_sites
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether `log_z` has an exact method for it by default."""
+        from energax.partition.choose import default_method
+
+        try:
+            default_method(self.energy, method="exact")
+        except ValueError:
+            return False
+        return True
+
+
+_MADE: dict[str, Callable[[], Target]] = {}
+
+
+def target(function: Callable[[], Target]) -> Callable[[], Target]:
+    assert function.__name__ not in _MADE, function.__name__
+    _MADE[function.__name__] = function
+    return function
+
+
+def names() -> list[str]:
+    return list(_MADE)
+
+
+def make(name: str) -> Target:
+    return dataclasses.replace(_MADE[name](), name=name)
+
+
+def single(value) -> np.ndarray:
+    """Rounded to float32, held in float64: what an energy in float32 really has as parameters."""
+    return np.asarray(value, np.float32).astype(np.float64)
+
+
+def real(f, shape) -> AbstractEnergy:
+    return ex.from_log_density(f, spaces.Real(shape))
+
+
+def box(f, low, high, shape=None) -> AbstractEnergy:
+    return ex.from_log_density(f, spaces.Box(low, high, shape))
