@@ -1,6 +1,6 @@
 """Is `log_z` with its defaults ever wrong without saying so, and do its intervals mean 95 %?
 
-`python -m benchmarks.gauntlet [--names NAME ...] [--kinds KIND ...] [--seeds N] [--no-exact |
+`python -m benchmarks.gauntlet [--names NAME ...] [--groups GROUP ...] [--seeds N] [--no-exact |
 --both] [--jobs N] [--resume FILE]` runs targets of known log Z, and some that have none. `--show`
 judges what FILE holds without running anything; `--check-truths` computes every truth a second
 time.
@@ -352,6 +352,7 @@ def _serve(pipe, name: str, todo: list[tuple[str, int]], max_seconds: float | No
         todo = list(dict.fromkeys((DEFAULT, seed) for _, seed in todo))
     header = {"kind": target.kind, "size": target.size, "exact": exact, "truth": target.log_z}
     pipe.send(json.dumps(header | {"todo": todo}))
+    failed = False
     for mode, seed in todo:
         each = Run(
             target=name, mode=mode, seed=seed, version=now, max_seconds=max_seconds, **header
@@ -362,7 +363,9 @@ def _serve(pipe, name: str, todo: list[tuple[str, int]], max_seconds: float | No
                 warnings.simplefilter("ignore")
                 _answer(each, target)
         except Exception as error:
-            traceback.print_exc()
+            if not failed:
+                traceback.print_exc()  # of the first; the table has the others' last lines
+            failed = True
             each.error = (
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             )
@@ -469,7 +472,8 @@ def main() -> int:
     known = _gauntlet.names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gauntlet", description=__doc__)
     parser.add_argument("--names", nargs="+", metavar="NAME", choices=known, default=known)
-    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="only targets of these classes")
+    groups = _gauntlet.groups()
+    parser.add_argument("--groups", nargs="+", choices=groups, help="only these targets")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N")
     modes = parser.add_mutually_exclusive_group()
@@ -488,8 +492,8 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="names, classes, sizes and truths")
     arguments = parser.parse_args()
     names = arguments.names
-    if arguments.kinds:
-        names = [name for name in names if _gauntlet.make(name).kind in arguments.kinds]
+    if arguments.groups:
+        names = [name for group in arguments.groups for name in _gauntlet.names(group)]
     if arguments.check_truths:
         return check_truths(names)
     if arguments.list:

@@ -51,8 +51,17 @@ def target(function: Callable[[], Target]) -> Callable[[], Target]:
     return function
 
 
-def names() -> list[str]:
-    return list(_MADE)
+def names(group: str | None = None) -> list[str]:
+    """All targets, or those of one file of this folder."""
+    return [name for name in _MADE if group is None or group_of(name) == group]
+
+
+def groups() -> list[str]:
+    return list(dict.fromkeys(map(group_of, _MADE)))
+
+
+def group_of(name: str) -> str:
+    return _MADE[name].__module__.rpartition(".")[2]
 
 
 def make(name: str) -> Target:
