@@ -132,13 +132,20 @@ def pair_form(energy: AbstractEnergy) -> PairForm | None:
 
 
 def constant_of(energy: AbstractEnergy, form: PairForm) -> float:
-    """What `energy` has beyond the tables of `form`, from f where every site has value 0."""
-    numbers = np.zeros(form.num_sites, int)
+    """What `energy` has beyond the tables of `form`, from f at one state that they allow."""
+    states = np.random.default_rng(0).integers(form.num_values, size=(64, form.num_sites))
+    states[0] = form.singles.argmax(1)
+    sites, (i, j) = np.arange(form.num_sites), form.edges.T
+    for numbers in states:
+        known = form.singles[sites, numbers].sum()
+        known += form.pairs[np.arange(len(form.edges)), numbers[i], numbers[j]].sum()
+        if np.isfinite(known):
+            break
 
     def f(wide):
         return wide.log_density(_point(wide.space, numbers))
 
-    return float64_or_32(energy, f) - float(form.singles[:, 0].sum() + form.pairs[:, 0, 0].sum())
+    return float64_or_32(energy, f) - float(known)
 
 
 def _merged(edges: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
