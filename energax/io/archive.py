@@ -97,6 +97,11 @@ class Archive:
         if implementation is not None:
             if implementation == random.TAG:
                 return random.wrap(value)
+            if implementation == random.OLD_TAG:
+                raise ValueError(
+                    f"{self.path}: {name} is a random key of an earlier energax, whose numbers are "
+                    "no longer drawn: the run can't go on bit for bit; start it anew"
+                )
             return jax.random.wrap_key_data(jnp.asarray(value), impl=implementation)
         out = jnp.asarray(value)
         if out.dtype != value.dtype:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from energax import random
 from energax.energies._base import batched
 from energax.samplers._base import (
     AbstractSampler,
@@ -123,7 +124,7 @@ class Metropolis(AbstractSampler):
             return space.propose(x, _scale(space, tuning), key=key)
         rows = as_rows(x)
         factor = jnp.exp(tuning.factor.log_step) * 2.38 / math.sqrt(rows.shape[1])
-        noise = jax.random.normal(key, rows.shape, rows.dtype)
+        noise = random.normal(key, rows.shape, rows.dtype)
         return from_rows(rows + factor * tuning.moments.push(noise), x)
 
     def adapt(self, tuning, state, info):
