@@ -198,6 +198,21 @@ EXAMPLES = {
     objectives.PersistentCD: lambda: (objectives.PersistentCD(num_steps=2), rbm(), binary_rows()),
     # methods of log Z: (method, energy, log Z)
     exact.Known: lambda: (exact.Known(), Normal([0.4], [0.5]), float(Normal([0.4], [0.5]).log_z)),
+    exact.ClosedForm: lambda: (
+        exact.ClosedForm(),
+        base.Tempered(Normal([0.4], [0.5]), 0.3) + Normal([-1.0], [2.0]),  # precisions 1.2 and ¼
+        0.5 * float(np.log(2 * np.pi / 1.45) + (0.48 - 0.25) ** 2 / 1.45),
+    ),
+    exact.Kaufman: with_truth(exact.Kaufman, lambda: energies.Ising.grid((3, 4), 0.4)),
+    exact.TransferMatrix: with_truth(
+        exact.TransferMatrix, lambda: energies.Ising.grid((3, 3), -0.4, 0.2)
+    ),
+    exact.Elimination: with_truth(exact.Elimination, ising),
+    exact.IndependentParts: lambda: (
+        exact.IndependentParts(),
+        normal(),
+        1.5 * float(np.log(np.pi / 0.7)),
+    ),
     exact.SummedSide: with_truth(exact.SummedSide, rbm),
     exact.Enumeration: with_truth(exact.Enumeration, finite),
     quadrature.Quadrature: lambda: (
