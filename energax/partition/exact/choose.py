@@ -73,7 +73,7 @@ class IndependentParts(AbstractExactMethod):
 
     Where f(x) = Σ_g f_g(x_g), log Z = Σ_g log ∫ exp f(x_g, rest of x⁰) − (G − 1) f(x⁰) for G groups
     and any point x⁰ (Billingsley 1995, section 18). That f is such a sum is not guessed from its
-    values but read off its traced program (Griewank & Walther 2008, section 7.1), which sees sums
+    values but read off its traced program (Griewank & Walther 2008, chapter 7), which sees sums
     over coordinates or parts of a `Record` however they are written, but not a hidden product. Each
     group takes the cheapest exact method: three real coordinates at most, by quadrature, or states
     that can be listed.

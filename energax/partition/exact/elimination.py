@@ -2,7 +2,7 @@
 
 Z = Σ_{x_n} … Σ_{x_1} Π_e exp(pairs_e) Π_i exp(singles_i): what is known of the first site and its
 neighbours is put in one table, the site is summed out of it, and so on (Bertelè & Brioschi 1972;
-Dechter 1999, "Bucket elimination", figure 3). Site by site along a lattice it is the transfer
+Dechter 1999, "Bucket elimination"). Site by site along a lattice it is the transfer
 matrix of Kramers & Wannier 1941 in sparse factors (Binder 1972). Tables hold logs in float64.
 """
 
@@ -34,12 +34,12 @@ _MOST_SEARCH = 3_000_000  # steps in search of an order: about a second
 class Elimination(AbstractExactMethod):
     """log Z of a pairwise energy on any graph: sites summed out in a good order, exactly.
 
-    Dechter 1999, figure 3. For Ising and Potts models, trees, independent sites, and tempered,
-    conditional or multiplied ones of these. Every site costs k^(neighbours + 1) table entries, so
-    that chains, trees, rings and narrow lattices of any length cost next to nothing, where every
-    order is bad for dense graphs. The order is greedy: next the site of fewest neighbours, among
-    those summed out so far being joined (minimum degree, Markowitz 1957), or the one that joins
-    fewest new pairs (minimum fill), whichever comes out cheaper.
+    Dechter 1999, "Bucket elimination". For Ising and Potts models, trees, independent sites, and
+    tempered, conditional or multiplied ones of these. Every site costs k^(neighbours + 1) table
+    entries, the neighbours of each site summed out being joined to each other: next to nothing for
+    chains, trees, rings and narrow lattices of any length, too much for dense graphs in any order.
+    The order is the cheapest of three: next the site of fewest neighbours (Markowitz 1957), next
+    the one that joins fewest new pairs (up to 400 sites), or as the sites are numbered.
 
     **Arguments:** `max_entries`: of the largest table.
 
@@ -57,6 +57,8 @@ class Elimination(AbstractExactMethod):
     def _plan(self, form: PairForm) -> "_Plan":
         adjacent = _adjacent(form)
         plans = [_greedy(adjacent, form.num_values, self.max_entries, by_fill=False)]
+        in_order = list(range(form.num_sites))
+        plans.append(_priced(in_order, adjacent, form.num_values, self.max_entries))
         if form.num_sites <= 400:
             plans.append(_greedy(adjacent, form.num_values, self.max_entries, by_fill=True))
         return min(plans, key=lambda plan: (plan.largest > self.max_entries, plan.cost))
@@ -71,7 +73,7 @@ class Elimination(AbstractExactMethod):
 class TransferMatrix(AbstractExactMethod):
     """log Z of a lattice of pairs, row after row and within a row site by site, exactly.
 
-    Kramers & Wannier 1941, eq. 9, in sparse factors (Binder 1972). The sites between what was
+    Kramers & Wannier 1941, in sparse factors (Binder 1972). The sites between what was
     summed and what was not are a table: kᵂ entries for a lattice W wide, k^(2W) where the rows
     close to a ring too, since the first row stays open to the end. Couplings and fields may differ
     from site to site; a lattice may be open, a cylinder or a torus, of two or more dimensions. It
@@ -231,7 +233,7 @@ def _priced(order: list[int], adjacent: list[set[int]], k: int, max_entries: int
         waiting[i] = set()
         width = max(width, len(scope) + 1)
         cost += power(k, len(scope) + 1)
-        if width > room + 1e-9 and len(order) > 20_000:
+        if width > room + 1e-9 and len(order) > 1000:
             return _Plan(order, k, width, cost, complete=False)
         if scope:
             waiting[min(scope)] |= scope

@@ -22,8 +22,8 @@ class Kaufman(AbstractExactMethod):
     Z = ½ (2 sinh 2K)^{mn/2} [Π 2cosh(½mγ_{2r−1}) + Π 2sinh(½mγ_{2r−1}) + Π 2cosh(½mγ_{2r})
     + Π 2sinh(½mγ_{2r})], products over r = 1 … n, with
     cosh γ_q = coth 2K cosh 2K′ − cos(πq/n) sinh 2K′ / sinh 2K and γ_0 = 2K′ + log tanh K
-    (Kaufman 1949, "Crystal statistics II", eq. 7, 56 and 58), K along the side of m sites, K′ along
-    that of n. Everything is summed in logs.
+    (Kaufman 1949, "Crystal statistics II", with γ_q by eq. 7 and 75; Ferdinand & Fisher 1969 for
+    the sign of γ_0), K along the side of m sites, K′ along that of n. Summed in logs.
 
     Negative couplings along an even side are positive ones of the model with every second row
     flipped; along an odd side they are refused. On a side of 2 the two bonds of the torus are one

@@ -3,7 +3,7 @@
 f is separable, f(x) = Σ_g f_g(x_g) over disjoint groups g of coordinates, where no term of the sum
 that f is joins two groups. Two passes over the program tell. The first goes forwards and notes, for
 every number computed, which coordinates it can depend on (as the sparsity of a derivative is
-detected: Griewank & Walther 2008, "Evaluating derivatives", section 7.1). The second goes backwards
+detected: Griewank & Walther 2008, "Evaluating derivatives", chapter 7). The second goes backwards
 from f through steps that are linear; where it stops, each number is one term of the sum, and joins
 the coordinates it depends on. A step that neither pass knows depends on everything it is given and
 is one term, so that what is not understood is never taken apart.

@@ -51,7 +51,7 @@ class Known(AbstractExactMethod):
 class SummedSide(AbstractExactMethod):
     """log Z = log Σ over the smaller layer of a bipartite energy, the other in closed form.
 
-    Salakhutdinov & Murray 2008, section 4. An RBM with some visible units held is one itself.
+    Salakhutdinov & Murray 2008. An RBM with some visible units held is one itself.
     """
 
     max_states: int = eqx.field(static=True, default=MAX_TERMS)
