@@ -236,6 +236,20 @@ def _timed(once: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def isolated(setup: str, arguments: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+    """What "module:function", called with `arguments` in a process of its own, returns (a dict),
+    with its `peak` memory in MiB."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, os.environ.update, (_thread_limits(threads),)) as pool:
+        return pool.apply(_called, (setup, arguments))
+
+
+def _called(setup: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    module, function = setup.split(":")
+    found = getattr(importlib.import_module(module), function)(**arguments)
+    return found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
 def machine() -> dict[str, Any]:
     """The machine and what else it was doing."""
     model = platform.processor() or platform.machine()

@@ -151,6 +151,7 @@ class LogZ(_Answer):
     - `bracket`: (lo, hi), stochastic bounds from forward and reverse annealing; `hi` is None unless
       the reverse starts are exact or independently converged.
     - `method`: how it was found; `ess`: effective number of weights (inf where exact).
+    - `details`: what the method tells besides (each direction of annealing by itself), by name.
     """
 
     value: float
@@ -165,6 +166,7 @@ class LogZ(_Answer):
     time_limited: bool
     reliable: bool
     reasons: tuple[str, ...]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __float__(self) -> float:
         return self.value

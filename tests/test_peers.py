@@ -158,7 +158,7 @@ def test_annealing_is_unbiased_at_any_number_of_steps(num_steps):
     """E[Ẑ]/Z = 0.83, 0.76 and 0.92 at 5, 20 and 100 steps, by stale energies."""
     energy = ex.from_log_density(lambda x: -0.5 * jnp.sum((x - 0.8) ** 2 / 0.36), ex.Real((2,)))
     path = energy.path(ex.energies.default_base(energy.space))
-    weights = partition.annealed.forward_log_weights(
+    weights = partition.estimated.forward_log_weights(
         path, samplers.Metropolis(), num_chains=20_000, num_steps=num_steps, key=ex.random.key(3)
     )
     truth = np.log(2 * np.pi * 0.36)

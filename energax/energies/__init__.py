@@ -7,6 +7,7 @@ from energax.energies._base import Product as Product
 from energax.energies._base import Tempered as Tempered
 from energax.energies._base import frozen as frozen
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
+from energax.energies.choose import fitted_mixture as fitted_mixture
 from energax.energies.exponential_family import Bernoulli as Bernoulli
 from energax.energies.exponential_family import Beta as Beta
 from energax.energies.exponential_family import CategoricalFamily as CategoricalFamily
@@ -21,6 +22,7 @@ from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
+from energax.energies.mixture import Mixture as Mixture
 from energax.energies.neural import MLP as MLP
 from energax.energies.neural import ConvNet as ConvNet
 from energax.energies.reference import BoxReference as BoxReference

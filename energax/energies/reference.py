@@ -84,8 +84,8 @@ class Gaussian(AbstractNormalised):
             if scale is not None:
                 raise ValueError("Gaussian takes either scale or cholesky, got both")
             n = space.num_sites
-            if jnp.shape(cholesky) != (n, n):
-                raise ValueError(f"cholesky: expected shape {(n, n)}, got {jnp.shape(cholesky)}")
+            if np.shape(cholesky) != (n, n):
+                raise ValueError(f"cholesky: expected shape {(n, n)}, got {np.shape(cholesky)}")
             factor = jnp.tril(_parameter(cholesky, (n, n), "cholesky"))
             _parameter(jnp.diagonal(factor), (n,), "diagonal of cholesky", positive=True)
             self.cholesky = factor
@@ -94,8 +94,10 @@ class Gaussian(AbstractNormalised):
         centred = x - self.mean
         if self.cholesky is None:
             return 0.5 * jnp.sum((centred / self.scale) ** 2)
-        white = jax.scipy.linalg.solve_triangular(self.cholesky, centred.reshape(-1), lower=True)
-        return 0.5 * jnp.sum(white**2)
+        # L⁻¹ hangs on no x: a batch makes it once, and each point costs one product
+        eye = jnp.eye(len(self.cholesky), dtype=self.cholesky.dtype)
+        inverse = jax.scipy.linalg.solve_triangular(self.cholesky, eye, lower=True)
+        return 0.5 * jnp.sum((inverse @ centred.reshape(-1)) ** 2)
 
     @property
     def log_z(self):

@@ -3,6 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,6 +71,7 @@ def answer(
     bracket: tuple[float | None, float | None] | None = None,
     interval: tuple[float, float] | None = None,
     time_limited: bool = False,
+    details: dict[str, Any] | None = None,
 ) -> LogZ:
     """A `LogZ` in NumPy float64; interval and bracket are ±1.96 std_err unless given."""
     value, std_err = np.float64(value), np.float64(std_err)
@@ -90,7 +92,15 @@ def answer(
         time_limited=bool(time_limited),
         reliable=not (verdict := Verdict(tuple(reasons))).reasons,
         reasons=verdict.reasons,
+        details=details or {},
     )
+
+
+def t_quantile(prob: float, freedom: int) -> float:
+    """Quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(prob, freedom))
 
 
 def log_sum_exp(a) -> np.float64:

@@ -1,18 +1,26 @@
 """log_z(): the one function people call, and which method it takes."""
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy, AbstractNormalised, check_scalar
-from energax.partition._base import AbstractLogZMethod
-from energax.partition.annealed import AIS
-from energax.partition.exact import Enumeration, Known, SummedSide
-from energax.partition.quadrature import Quadrature
+from energax.partition._base import AbstractLogZMethod, Clock, answer
+from energax.partition.estimated import AIS, SMC, Bridge, Tempering
+from energax.partition.exact import EXACT, exact_method, refusals
 from energax.random import as_key
 from energax.results import LogZ, Verdict
+from energax.samplers.driver.starts import NoStart
 
-_EXACT = (Known, SummedSide, Enumeration, Quadrature)
-_NAMES = {"enumeration": Enumeration, "quadrature": Quadrature, "summed side": SummedSide}
+_ESTIMATES = {
+    "estimate": AIS,
+    "ais": AIS,
+    "bridge": Bridge,
+    "mbar": Tempering,
+    "thermodynamic integration": partial(Tempering, integrate=True),
+    "smc": SMC,
+}
 
 
 def default_method(
@@ -20,28 +28,28 @@ def default_method(
 ) -> AbstractLogZMethod:
     """The method that `log_z` takes: the cheapest exact one that fits, else annealing.
 
-    Exact: a known normaliser; the smaller layer of an RBM summed, up to 2²⁴ states; every state
-    summed, up to 2²⁴; quadrature in up to three continuous coordinates.
+    Exact: a known normaliser or a closed form; Kaufman's formula, transfer matrix or elimination
+    for sums over pairs of sites (Ising, Potts); the smaller layer of an RBM summed, up to 2²⁴
+    states; every state summed, up to 2²⁴; quadrature in up to three continuous coordinates;
+    products of independent parts that each have one of these.
 
     **Raises:** ValueError for an unknown name, or an exact method that does not fit, with its cost.
     """
-    if method == "ais":
-        return AIS(base=base)
-    if method in _NAMES:
-        return _NAMES[method]()
+    if method in _ESTIMATES:
+        return _ESTIMATES[method](base=base)
+    if method in EXACT:
+        return EXACT[method]()
     if method not in ("auto", "exact"):
-        raise ValueError(f"method is auto, exact, {', '.join(_NAMES)} or ais, got {method!r}")
-    costs = {cls: cls().cost(energy) for cls in _EXACT}
-    fitting = {cls: cost for cls, cost in costs.items() if cost <= 2**24 or cls is Quadrature}
-    fitting = {cls: cost for cls, cost in fitting.items() if np.isfinite(cost)}
-    if fitting:
-        return min(fitting, key=fitting.__getitem__)()
+        names = ", ".join([*EXACT, *_ESTIMATES])
+        raise ValueError(f"method is auto, exact, {names}; got {method!r}")
+    exact = exact_method(energy)
+    if exact is not None:
+        return exact
     if method == "exact":
-        cheapest = min(costs.values())
-        price = "" if np.isinf(cheapest) else f": the cheapest would add up {cheapest:.3g} states"
         raise ValueError(
-            f"no exact method fits {type(energy).__name__} on {energy.space}{price}; "
-            "use method='auto' for an estimate with error bars"
+            f"no exact method fits {type(energy).__name__} on {energy.space}:\n- "
+            + "\n- ".join(refusals(energy))
+            + "\nUse method='auto' for an estimate with error bars."
         )
     return AIS(base=base)
 
@@ -60,8 +68,10 @@ def log_z(
 
     **Arguments:**
 
-    - `method`: "auto", "exact", "enumeration", "quadrature", "summed side", "ais", or a method
-      object such as `AIS(num_chains=500)`; see `default_method`.
+    - `method`: "auto"; "exact", or one of those by name: "known", "closed form", "kaufman",
+      "transfer matrix", "elimination", "summed side", "enumeration", "quadrature", "parts";
+      "estimate" (no exact method), "ais", "bridge", "mbar", "thermodynamic integration", "smc";
+      or a method object such as `AIS(num_chains=500)`; see `default_method`.
     - `precision`: the largest standard error, in nats, that may be called reliable.
     - `base`: an AbstractNormalised on the same space for annealing to start from.
     - `max_seconds`: optional limit; a result that hit it says `time_limited`.
@@ -78,8 +88,11 @@ def log_z(
         chosen = default_method(energy, method=method, base=base)
     else:
         chosen = method
-    result = chosen.run(
-        energy, key=key, precision=precision, max_seconds=max_seconds, progress=progress
-    )
+    try:
+        result = chosen.run(
+            energy, key=key, precision=precision, max_seconds=max_seconds, progress=progress
+        )
+    except NoStart as error:
+        result = answer(-np.inf, np.inf, Clock(), method="none", reasons=[str(error)], ess=0.0)
     Verdict(result.reasons).warn("log Z")
     return result

@@ -20,7 +20,7 @@ from energax.energies.exponential_family import (
     Normal,
     Poisson,
 )
-from energax.partition import annealed, exact, quadrature
+from energax.partition import estimated, exact, quadrature
 from energax.tasks.denoise import Posterior
 from energax.tasks.impute import Clamped
 
@@ -129,6 +129,13 @@ EXAMPLES = {
     energies.Potts: potts,
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
+    energies.Mixture: lambda: energies.Mixture(
+        [
+            energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),
+            energies.Gaussian(spaces.Real((2,)), [1.3, 1.0], [1.5, 0.4]),
+        ],
+        [0.3, 0.7],
+    ),
     energies.Gaussian: lambda: energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),
     energies.BoxReference: lambda: energies.default_base(
         spaces.Box([0.0, -jnp.inf, 1.0, -jnp.inf], [2.0, 3.0, jnp.inf, jnp.inf])
@@ -220,5 +227,8 @@ EXAMPLES = {
         normal(),
         1.5 * float(np.log(np.pi / 0.7)),
     ),
-    annealed.AIS: with_truth(annealed.AIS, finite),
+    estimated.AIS: with_truth(estimated.AIS, finite),
+    estimated.Bridge: with_truth(estimated.Bridge, finite),
+    estimated.Tempering: with_truth(estimated.Tempering, finite),
+    estimated.SMC: with_truth(estimated.SMC, finite),
 }

@@ -6,7 +6,7 @@ import pytest
 from jax.scipy.special import gammaln
 
 import energax as ex
-from energax.partition.annealed import forward_log_weights
+from energax.partition.estimated import forward_log_weights
 from energax.results import UnreliableResult
 from tests.exact import enumerated
 

@@ -70,6 +70,10 @@ def is_low(space: AbstractSpace) -> bool:
     return space.num_sites <= 8
 
 
+class NoStart(ValueError):
+    """f is finite at none of the points where chains might start."""
+
+
 class Candidates:
     """Points of the space with f and importance weights exp(f)/q, q the mixture they come from."""
 
@@ -99,7 +103,7 @@ class Candidates:
 
         **Arguments:** `around`: draws (num, *event) to look around, instead of the default base.
 
-        **Raises:** ValueError if f is finite at none of them.
+        **Raises:** NoStart if f is finite at none of them.
         """
         few = num_candidates(energy, num_starts, around is not None)
         rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
@@ -110,7 +114,7 @@ class Candidates:
             log_density = np.asarray(evaluate(energy, jax.tree.map(jnp.asarray, x)))
             if np.isfinite(log_density).any():
                 return Candidates(x, log_density.reshape(shape), log_q.reshape(shape))
-        raise ValueError(
+        raise NoStart(
             f"found no start: f(x) is finite at none of {num:,} points drawn from the default base "
             f"of {energy.space}; give initial= points where f is finite"
         )

@@ -1,0 +1,129 @@
+"""What does log Z cost, by dimension and by accuracy, with each method?"""
+
+import math
+import time
+import warnings
+
+from benchmarks._timing import Options, Report, Timing, isolated, say
+
+DIMENSIONS = (2, 10, 100, 1_000, 10_000)
+PRECISIONS = (0.3, 0.1, 0.03)
+METHODS = ("exact", "ais", "bridge", "mbar", "thermodynamic integration", "smc")
+MAX_SECONDS = 120.0
+KINDS = ("logistic", "bits")
+
+
+def run(options: Options) -> Report:
+    dimensions = DIMENSIONS[:2] if options.quick else DIMENSIONS
+    timings, notes, wrong = [], [], 0
+    for kind in KINDS:
+        notes.append(f"{kind}: {_DOCUMENTED[kind]}")
+        for method in METHODS:
+            for d in dimensions:
+                arguments = {"kind": kind, "d": d, "method": method}
+                rows = isolated("benchmarks.log_z_cost:measure", arguments, options.threads)
+                for row in rows["rows"]:
+                    if row is None:
+                        continue
+                    timings.append(
+                        Timing(
+                            f"{kind}, d = {d:,}, {method}, to {row['precision']:g}",
+                            rows["first"],
+                            [row["wall"]],
+                            [row["cpu"]],
+                            rows["peak"],
+                        )
+                    )
+                    allowed = max(4 * row["std_err"], 0.05 + 1e-5 * abs(row["truth"]))
+                    off = abs(row["error"]) > allowed
+                    wrong += bool(off and row["reliable"])
+                    say(f"{timings[-1].name}: {row}")
+                    notes.append(
+                        f"{timings[-1].name}: {row['error']:+.3f} ± {row['std_err']:.3f}, "
+                        f"{row['evaluations']:,} evaluations, "
+                        + ("reliable" if row["reliable"] else f"unreliable ({row['reason']})")
+                    )
+    return Report(
+        name="log_z_cost",
+        question="CPU seconds and energy evaluations of one log Z, compiling apart, by dimension, "
+        f"by the standard error asked for and by method; at most {MAX_SECONDS:g} s each.",
+        timings=timings,
+        ratios=[],
+        limits=[("wrong answers called reliable", float(wrong), 0.0)],
+        notes=notes,
+    )
+
+
+_DOCUMENTED = {
+    "logistic": "d coupled reals, Σ logistic(x_i − 0.8 x_{i−1}), a chain whose log Z is 0",
+    "bits": "d coupled bits in a ring, log Z by its transfer matrix",
+}
+
+
+def problem(kind: str, d: int):
+    """(energy, log Z)."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import energax as ex
+
+    if kind == "logistic":
+
+        def f(x):
+            y = x - 0.8 * jnp.concatenate([jnp.zeros(1), x[:-1]])
+            return -jnp.sum(y + 2 * jax.nn.softplus(-y))
+
+        return ex.from_log_density(f, ex.Real((d,))), 0.0
+    coupling, field = 1.2, -0.4
+    half = math.exp(field / 2)
+    transfer = np.array([[1.0, half], [half, math.exp(field + coupling)]])
+    values = np.linalg.eigvalsh(transfer)
+    log_z = d * math.log(values[1]) + math.log1p((values[0] / values[1]) ** d)
+    energy = ex.from_log_density(
+        lambda x: coupling * jnp.sum(x * jnp.roll(x, 1)) + field * jnp.sum(x), ex.Binary((d,))
+    )
+    return energy, log_z
+
+
+def measure(kind: str, d: int, method: str) -> dict:
+    """One answer for each precision; a first call compiles."""
+    import energax as ex
+
+    energy, truth = problem(kind, d)
+    warnings.simplefilter("ignore")
+
+    def once(precision, seed):
+        wall, cpu = time.perf_counter(), time.process_time()
+        z = ex.log_z(
+            energy,
+            key=ex.random.key(seed),
+            method=method,
+            precision=precision,
+            max_seconds=MAX_SECONDS,
+        )
+        return z, time.perf_counter() - wall, time.process_time() - cpu
+
+    try:
+        _, first, _ = once(max(PRECISIONS), 0)
+    except ValueError:  # no exact method fits
+        return {"first": 0.0, "rows": []}
+    rows = []
+    for precision in PRECISIONS:
+        z, wall, cpu = once(precision, 1)
+        rows.append(
+            {
+                "precision": precision,
+                "wall": wall,
+                "cpu": cpu,
+                "error": float(z.value) - truth,
+                "truth": truth,
+                "std_err": float(z.std_err),
+                "evaluations": z.num_evaluations,
+                "reliable": bool(z.reliable),
+                "reason": z.reasons[0] if z.reasons else "",
+            }
+        )
+        if z.std_err == 0:
+            break
+    return {"first": first - rows[0]["wall"], "rows": rows}
