@@ -24,7 +24,7 @@ def run(options: Options) -> Report:
             ratio(timings, "BlackJAX with energax's key", "energax"),
             ratio(timings, "energax", "the normals alone"),
         ],
-        notes=["The normals alone: as many jax.random.normal with energax's key, summed."],
+        notes=["The normals alone: as many energax.random.normal, summed."],
     )
 
 
@@ -57,9 +57,11 @@ def blackjax(own_key: bool = False):
     import jax
     import jax.numpy as jnp
 
+    from energax import random
+
     propose = blackjax.mcmc.random_walk.normal(jnp.full(DIM, SCALE))
     walk = blackjax.additive_step_random_walk(lambda x: -0.5 * jnp.sum(x**2), propose)
-    key = jax.random.key(0, impl="philox2x32" if own_key else None)
+    key = random.key(0) if own_key else jax.random.key(0)
 
     @jax.jit
     def loop(key, x):
@@ -81,7 +83,7 @@ def normals():
     @jax.jit
     def loop(key):
         def step(total, step_key):
-            return total + jax.random.normal(step_key, (CHAINS, DIM)), None
+            return total + random.normal(step_key, (CHAINS, DIM)), None
 
         total, _ = jax.lax.scan(step, _starts(), jax.random.split(key, STEPS))
         return total

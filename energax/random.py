@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 TAG = "etf2"
 """What checkpoints call the generator, and JAX shows in the dtype of a key, `key<etf2>`."""
 OLD_TAG = "etf"
-"""Their name of the one before, which gave the xor of a block's words; `read_archive` refuses it."""
+"""Their name of the one before, the xor of a block's words, whose keys `read_archive` refuses."""
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011, table 2 of the code
 _PARITY = np.uint32(0x1BD11BDA)  # of the key schedule (Skein)
@@ -44,17 +44,33 @@ _SIN = (-0.00460165786, 0.079680033, -0.64596349, 1.57079637)
 _COS = (-0.0203985814, 0.253594935, -1.2336967, 0.99999994)
 
 
+@partial(jax.jit, inline=True)
 def _threefry(data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    """Threefry-2x32-20 of the counters (x0, x1) under the key `data`, two words."""
+    """Threefry-2x32-20 of the counters (x0, x1) under the key `data`, two words.
+
+    In the terms of `jax.lax`, as `jax.numpy` takes several times as long to trace: over a hundred
+    operations for each shape that a program draws.
+    """
+    lax, shape = jax.lax, x0.shape
     k0, k1 = data[0], data[1]
-    schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
-    x0, x1 = x0 + k0, x1 + k1
+    k2 = k0 ^ k1 ^ _PARITY
+    schedule = (k0, k1, k2)
+    wide = [lax.broadcast(k, shape) for k in schedule]
+    x0, x1 = lax.add(x0, wide[0]), lax.add(x1, wide[1])
+    by = {
+        r: lax.full(shape, r, jnp.uint32)
+        for group in _ROTATIONS
+        for q in group
+        for r in (q, 32 - q)
+    }
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            x1 = x0 ^ ((x1 << rotation) | (x1 >> (32 - rotation)))
-        x0 = x0 + schedule[(group + 1) % 3]
-        x1 = x1 + schedule[(group + 2) % 3] + np.uint32(group + 1)
+            x0 = lax.add(x0, x1)
+            left = lax.shift_left(x1, by[rotation])
+            x1 = lax.bitwise_or(left, lax.shift_right_logical(x1, by[32 - rotation]))
+            x1 = lax.bitwise_xor(x0, x1)
+        x0 = lax.add(x0, wide[(group + 1) % 3])
+        x1 = lax.add(x1, lax.broadcast(schedule[(group + 2) % 3] + np.uint32(group + 1), shape))
     return x0, x1
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from energax import random
+from energax import io, random
 
 WORDS = 2**21
 
@@ -116,6 +116,15 @@ def test_a_default_key_becomes_ours_and_keeps_its_bits():
     other = jax.random.key(3, impl="philox2x32")
     assert random.as_key(other).dtype == other.dtype
     assert random.normal(other, (3,)).shape == (3,)
+
+
+def test_a_saved_key_of_the_earlier_stream_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    io.write_archive(path, {"key": random.key(3)}, registry={}, info={})
+    monkeypatch.setattr(random, "OLD_TAG", random.TAG)
+    monkeypatch.setattr(random, "TAG", "another")
+    with pytest.raises(ValueError, match="start it anew"):
+        io.read_archive(path).tree("key", {})
 
 
 def test_seeds_of_any_size_and_sign_differ():
