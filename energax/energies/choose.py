@@ -54,7 +54,7 @@ def fitted_mixture(
             parts, weights = _classified(fit, take, train, _k_means(features, k, rng))
             new = _score(parts, weights, kept)
             if len(parts) > 1 and new > score + _WORTH:
-                best, score = Mixture(parts, weights), new
+                best, score = Mixture(*_padded(parts, weights)), new
             elif k > 4:
                 break
             k *= 2
@@ -104,6 +104,20 @@ def _classified(fit, take, rows: Point, labels: np.ndarray):
             break
         labels = new
     return parts, weights
+
+
+def _padded(parts: list, weights: np.ndarray) -> tuple[list, np.ndarray]:
+    """The same mixture with a number of components that is a power of 2: the heaviest ones halved.
+
+    What is compiled for one mixture then serves most others.
+    """
+    parts, shares = list(parts), list(weights)
+    while len(parts) & (len(parts) - 1):
+        i = int(np.argmax(shares))
+        shares[i] /= 2
+        parts.append(parts[i])
+        shares.append(shares[i])
+    return parts, np.asarray(shares)
 
 
 def _features(space: AbstractSpace, rows: Point) -> np.ndarray:
