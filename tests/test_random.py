@@ -124,7 +124,7 @@ def test_a_saved_key_of_the_earlier_stream_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(random, "OLD_TAG", random.TAG)
     monkeypatch.setattr(random, "TAG", "another")
     with pytest.raises(ValueError, match="start it anew"):
-        io.read_archive(path).tree("key", {})
+        io.read_archive(path).build("key", {})
 
 
 def test_seeds_of_any_size_and_sign_differ():
