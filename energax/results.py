@@ -40,6 +40,8 @@ class Verdict:
 
 def plain(value: Any) -> Any:
     """`value` as plain JSON data: arrays become lists, non-finite floats become None."""
+    if isinstance(value, _Answer):
+        return value.summary()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -224,8 +226,12 @@ class Population(_Answer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
-    """A mean over rows with both of its errors: of log Z (shared) and of the finite set of rows."""
+class Mean(_Answer):
+    """A mean over rows with both of its errors: of log Z (shared) and of the finite set of rows.
+
+    - `std_err`: of both together; `lower`, `upper`: 95 % interval, Student's t where rows are few.
+    - `reasons`: why it is not to be trusted, empty if it is.
+    """
 
     value: float
     std_err: float
@@ -233,6 +239,8 @@ class Mean:
     sampling_std_err: float
     lower: float
     upper: float
+    reliable: bool = True
+    reasons: tuple[str, ...] = ()
 
     def __float__(self) -> float:
         return self.value
@@ -244,6 +252,8 @@ class Scores(_Answer):
 
     - `log_prob`: (rows,); `std_err`: (rows,), each row's own error; `log_z_std_err`: the error that
       all rows share.
+    - `num_sites`: coordinates of a row. `measure`: what p is relative to, "counting" (a
+      probability), "lebesgue" (a density) or "mixed" (a `Record` of both).
     """
 
     log_prob: np.ndarray
@@ -252,18 +262,200 @@ class Scores(_Answer):
     log_z: LogZ
     reliable: bool
     reasons: tuple[str, ...]
+    num_sites: int = 1
+    measure: str = "counting"
 
     def mean(self) -> Mean:
-        """Mean log-likelihood per row with both errors and the 95 % interval of their sum."""
+        """Mean log-likelihood per row, in nats, with both errors and the 95 % interval.
+
+        (1/n) Σ log p(x_i) has the error √(s²/n + σ²): s the sd over rows, σ the error of log Z. The
+        interval is ±t at the degrees of freedom of Welch and Satterthwaite (Satterthwaite 1946, eq.
+        17), and as lopsided as that of log Z. A row of density 0 makes it −inf, without error.
+        """
         values = np.asarray(self.log_prob, np.float64)
-        sampling = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
-        total = float(np.hypot(sampling, self.log_z_std_err))
-        value = float(values.mean())
+        value, sampling = mean_of_rows(values)
+        if value == -np.inf:
+            zero = np.float64(0.0)
+            return Mean(value, zero, zero, zero, value, value, self.reliable, self.reasons)
+        z = self.log_z
+        above, below = (max(0.0, float(w)) / _Z95 for w in (z.upper - z.value, z.value - z.lower))
         return Mean(
             value,
-            total,
-            float(self.log_z_std_err),
+            np.hypot(sampling, self.log_z_std_err),
+            np.float64(self.log_z_std_err),
             sampling,
-            value - 1.959964 * total,
-            value + 1.959964 * total,
+            value - half_width(sampling, len(values), above),
+            value + half_width(sampling, len(values), below),
+            self.reliable,
+            self.reasons,
         )
+
+    def bits_per_dim(self, bin_width: float | None = None) -> Mean:
+        """−(mean log p)/(D ln 2): bits a coordinate, D = `num_sites`; lower is better.
+
+        On discrete spaces the cost of a row in an ideal code. On continuous ones p is a density:
+        the number depends on the unit of x, may be negative, and is only comparable between models
+        of the same data in the same unit. Whole numbers made continuous by uniform noise (Theis,
+        van den Oord & Bethge 2016, arXiv:1511.01844, section 3.1) fill bins of `bin_width` in each
+        coordinate; log₂(bin_width) is then taken off, which leaves bits for the bin.
+
+        **Arguments:** `bin_width`: of every coordinate, in units of x, such as 1/256.
+
+        **Raises:** ValueError for a `bin_width` where p is no density, or not positive.
+        """
+        shift = 0.0
+        if bin_width is not None:
+            if self.measure != "lebesgue":
+                raise ValueError(
+                    f"bin_width: log p is relative to {self.measure} measure here, so bins have no "
+                    "volume; leave it out"
+                )
+            if not 0 < bin_width < np.inf:
+                raise ValueError(f"bin_width: expected a positive number, got {bin_width}")
+            shift = float(np.log2(bin_width))
+        mean, unit = self.mean(), self.num_sites * np.log(2.0)
+        return Mean(
+            -mean.value / unit - shift,
+            mean.std_err / unit,
+            mean.log_z_std_err / unit,
+            mean.sampling_std_err / unit,
+            -mean.upper / unit - shift,
+            -mean.lower / unit - shift,
+            mean.reliable,
+            mean.reasons,
+        )
+
+    def perplexity(self) -> Mean:
+        """exp(−(mean log p)/D), D = `num_sites`: the geometric mean of 1/p a site.
+
+        A fair die has 6, a certain site 1 (Jelinek et al. 1977). Errors by the delta method, the
+        interval transformed as it is.
+
+        **Raises:** ValueError on spaces with continuous coordinates.
+        """
+        if self.measure != "counting":
+            raise ValueError(
+                "perplexity counts equally likely values, which densities do not have "
+                f"(this space has {self.measure} measure): use bits_per_dim()"
+            )
+        mean = self.mean()
+        with np.errstate(over="ignore"):
+            value, lower, upper = (
+                np.exp(-np.float64(v) / self.num_sites)
+                for v in (mean.value, mean.upper, mean.lower)
+            )
+        slope = value / self.num_sites if np.isfinite(value) else 0.0
+        return Mean(
+            value,
+            mean.std_err * slope,
+            mean.log_z_std_err * slope,
+            mean.sampling_std_err * slope,
+            lower,
+            upper,
+            mean.reliable,
+            mean.reasons,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(_Answer):
+    """Which model explains the same rows best: differences of mean log p, in nats a row.
+
+    Models are in the order given; `names[i]` belongs to row i of every array.
+
+    - `mean_log_prob`, `mean_std_err`: (models,), each with both of its errors.
+    - `difference`: (models, models), mean log p of i minus that of j; `std_err`, `lower`, `upper`:
+      its standard error and 95 % interval. Rows are paired, and an error that two models share
+      cancels, so these are narrower than the two means suggest. The interval is for one pair.
+    - `ranking`: names, best first. `best`: the first of them.
+    - `candidates`: names that may be the best: those which no model beats in an interval widened to
+      hold for all pairs at once (Bonferroni). One name: that model is the best, at 95 %.
+    - `baseline`: the name that the printed table compares with.
+    - `log_z`: by name.
+    """
+
+    names: tuple[str, ...]
+    num_rows: int
+    mean_log_prob: np.ndarray
+    mean_std_err: np.ndarray
+    difference: np.ndarray
+    std_err: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    ranking: tuple[str, ...]
+    candidates: tuple[str, ...]
+    baseline: str
+    log_z: dict[str, LogZ]
+    reliable: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def best(self) -> str:
+        return self.ranking[0]
+
+    def summary(self) -> dict[str, Any]:
+        """The answer as plain JSON data."""
+        return {"best": self.best, **super().summary()}
+
+    def table(self) -> list[list[str]]:
+        """Header and one line a model, best first, as text."""
+        base = self.names.index(self.baseline)
+        lines = [["model", "mean log p", "±", f"minus {self.baseline}", "95 % interval", ""]]
+        for name in self.ranking:
+            i = self.names.index(name)
+            interval = f"[{self.lower[i, base]:+.4f}, {self.upper[i, base]:+.4f}]"
+            lines.append(
+                [
+                    name,
+                    f"{self.mean_log_prob[i]:.4f}",
+                    f"{self.mean_std_err[i]:.4f}",
+                    "" if i == base else f"{self.difference[i, base]:+.4f}",
+                    "" if i == base else interval,
+                    "may be the best" if name in self.candidates else "",
+                ]
+            )
+        return lines
+
+    def __str__(self) -> str:
+        lines = self.table()
+        widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+        out = [
+            "  ".join(
+                cell.ljust(width) if k in (0, 5) else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        if not self.reliable:
+            out.append("NOT RELIABLE: " + "; ".join(self.reasons))
+        return "\n".join(out)
+
+
+_Z95 = 1.959964
+
+
+def mean_of_rows(values: np.ndarray) -> tuple[np.float64, np.float64]:
+    """(mean, its standard error from the spread over rows), inf of one row alone."""
+    if not np.isfinite(values).all():
+        with np.errstate(invalid="ignore"):
+            return np.float64(values.mean()), np.float64(np.nan)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.inf
+    return np.float64(values.mean()), np.float64(error)
+
+
+def half_width(sampling: float, num_rows: int, other: float = 0.0, level: float = 0.95) -> float:
+    """Half an interval around a mean over rows that has a second, independent error.
+
+    t_ν √(sampling² + other²) with ν = (rows − 1)(1 + other²/sampling²)², which is Satterthwaite
+    1946, eq. 17, where the second error has infinitely many degrees of freedom.
+    """
+    total = float(np.hypot(sampling, other))
+    if total == 0 or not np.isfinite(total):
+        return total
+    from scipy.special import ndtri, stdtrit
+
+    tail = 0.5 + level / 2
+    if sampling == 0:
+        return float(ndtri(tail)) * total
+    freedom = (num_rows - 1) * (total / sampling) ** 4
+    return float(stdtrit(min(freedom, 1e9), tail)) * total

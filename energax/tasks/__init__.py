@@ -9,5 +9,6 @@ from energax.tasks.denoise import GaussianNoise as GaussianNoise
 from energax.tasks.denoise import denoise as denoise
 from energax.tasks.features import features as features
 from energax.tasks.impute import impute as impute
+from energax.tasks.likelihood import compare as compare
 from energax.tasks.likelihood import score_samples as score_samples
 from energax.tasks.ratio import log_ratio as log_ratio
