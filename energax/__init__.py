@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
     from energax.tasks import score_samples as score_samples
+    from energax.training import EarlyStopping as EarlyStopping
     from energax.training import Fit as Fit
     from energax.training import fit as fit
     from energax.training import load as load
@@ -66,7 +67,7 @@ _ROOMS = {
         "log_ratio",
         "score_samples",
     ),
-    "training": ("Fit", "fit", "load", "resume"),
+    "training": ("EarlyStopping", "Fit", "fit", "load", "resume"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -170,6 +170,13 @@ def fit(
         float, typer.Option("--test-fraction", min=0.0, max=0.9, help="rows held out")
     ] = 0.2,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1)] = 500,
+    early_stopping: Annotated[
+        float | None,
+        typer.Option(
+            "--early-stopping",
+            help="share of the training rows to watch: stops where their log-likelihood is best",
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     strict: Strict = False,
@@ -192,10 +199,15 @@ def fit(
         test_fraction=test_fraction,
         checkpoint_every=checkpoint_every,
         seed=seed,
+        early_stopping=early_stopping,
     )
     if (out / SETTINGS).exists():
         raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
     with _users_fault():
+        if early_stopping is not None and not 0 < early_stopping < 1:
+            raise ValueError(
+                f"--early-stopping {early_stopping}: expected a share of the rows between 0 and 1"
+            )
         job = jobs.prepare(settings, rows)  # every check of the input, before anything is written
     _writable(out, folder=True)
     io.write_json(out / SETTINGS, dataclasses.asdict(job.settings))
@@ -241,9 +253,19 @@ def _finish_fit(out: Path, job, *, as_json: bool, strict: bool) -> None:
         + ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "step"),
         f"saved in {out}",
     ]
+    data = {"run": str(out), "num_steps": result.num_steps, "last": last}
+    stopping = result.early_stopping
+    if stopping is not None:
+        data["early_stopping"] = dataclasses.asdict(stopping)
+        lines.insert(
+            2,
+            f"ended after {stopping.last_step} steps: {stopping.reason}; held-out log-likelihood "
+            f"{stopping.log_likelihood:.4f} ± {stopping.std_err:.4f} (log Z) ± "
+            f"{stopping.sampling_std_err:.4f} (rows) nat a row",
+        )
     Answer(
         lines,
-        {"run": str(out), "num_steps": result.num_steps, "last": last},
+        data,
         result.reliable,
         result.reasons,
     ).finish(as_json=as_json, strict=strict)
@@ -365,6 +387,42 @@ def score(
         },
         scores.reliable and odd.reliable,
         scores.reasons + odd.reasons,
+    ).finish(as_json=as_json, strict=strict)
+
+
+@app.command()
+def compare(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN ...] DATA", help="run folders, then the rows")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="the RUN to compare with (default: the best)")
+    ] = None,
+    array: Part = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    strict: Strict = False,
+) -> None:
+    """Which run explains the rows of DATA best: differences of log-likelihood with intervals."""
+    from energax import jobs, tasks
+
+    if len(paths) < 2:
+        raise BadInput("compare wants one RUN or more, and then DATA: give both")
+    *runs, data = paths
+    if len(set(runs)) < len(runs):
+        raise BadInput("compare: a RUN was given twice")
+    models = {str(run): _load(run)[0] for run in runs}
+    first = next(iter(models.values())).energy
+    with _users_fault():
+        rows = jobs.as_points(first.space, _rows(first, _read(data, array)))
+        found = tasks.compare(
+            models, rows, key=_key(seed), baseline=None if baseline is None else str(baseline)
+        )
+    Answer(
+        found.lines(),
+        found.summary(),
+        found.reliable,
+        found.reasons,
     ).finish(as_json=as_json, strict=strict)
 
 

@@ -32,6 +32,7 @@ class Settings:
     test_fraction: float
     checkpoint_every: int
     seed: int
+    early_stopping: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Job:
             learning_rate=settings.learning_rate,
             checkpoint_dir=out / "checkpoints",
             checkpoint_every=settings.checkpoint_every,
+            early_stopping=settings.early_stopping,
             resume=True,
             progress=progress,
         )

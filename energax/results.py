@@ -416,19 +416,21 @@ class Comparison(_Answer):
             )
         return lines
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """The table as aligned lines of text."""
         lines = self.table()
         widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-        out = [
+        return [
             "  ".join(
                 cell.ljust(width) if k in (0, 5) else cell.rjust(width)
                 for k, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
         ]
-        if not self.reliable:
-            out.append("NOT RELIABLE: " + "; ".join(self.reasons))
-        return "\n".join(out)
+
+    def __str__(self) -> str:
+        doubts = [] if self.reliable else ["NOT RELIABLE: " + "; ".join(self.reasons)]
+        return "\n".join([*self.lines(), *doubts])
 
 
 _Z95 = 1.959964

@@ -240,3 +240,43 @@ def test_resume_refuses_changed_data(trained, tmp_path, capsys):
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
     status, _, err = run("resume", tmp_path / "run", capsys=capsys)
     assert status == 2 and "changed" in err
+
+
+def test_runs_are_compared(trained, tmp_path, capsys):
+    rows = binary_rows(60, seed=7)
+    np.save(tmp_path / "new.npy", rows)
+    other = tmp_path / "independent"
+    options = ["--model", "independent", "--json"]
+    assert run("fit", trained / "rows.npy", "--out", other, *options, capsys=capsys)[0] == 0
+    first = trained / "run"
+    status, out, _ = run("compare", first, other, tmp_path / "new.npy", "--json", capsys=capsys)
+    answer = json.loads(out)
+    assert status == 0 and answer["best"] == str(first)
+    assert answer["names"] == [str(first), str(other)] and answer["num_rows"] == 60
+    assert answer["lower"][0][1] < answer["difference"][0][1] < answer["upper"][0][1]
+    status, out, _ = run(
+        "compare", first, other, tmp_path / "new.npy", "--baseline", other, capsys=capsys
+    )
+    assert status == 0 and f"minus {other}" in out and "may be the best" in out
+    for arguments, words in (
+        ([first], "one RUN or more, and then DATA"),
+        ([first, first, tmp_path / "new.npy"], "given twice"),
+        ([tmp_path, tmp_path / "new.npy"], "folder written by `energax fit`"),
+        ([first, tmp_path / "new.npy", "--baseline", other], "no model is called"),
+    ):
+        status, out, err = run("compare", *arguments, capsys=capsys)
+        assert status == 2 and words in err and out == "" and err.count("\n") == 1
+
+
+def test_fit_stops_early_and_says_where(tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", binary_rows(80))
+    fit = ["fit", tmp_path / "rows.npy", "--hidden", "6", "--num-steps", "200"]
+    status, _, err = run(*fit, "--out", tmp_path / "bad", "--early-stopping", "1.5", capsys=capsys)
+    assert status == 2 and "--early-stopping 1.5" in err and not (tmp_path / "bad").exists()
+    options = ["--out", tmp_path / "run", "--early-stopping", "0.2", "--json"]
+    status, out, _ = run(*fit, *options, capsys=capsys)
+    answer = json.loads(out)["early_stopping"]
+    assert status == 0 and answer["method"] == "exact" and answer["best_step"] <= 200
+    page = tmp_path / "report.html"
+    assert run("report", tmp_path / "run", "--out", page, "--json", capsys=capsys)[0] == 0
+    assert "log-likelihood during training" in page.read_text()

@@ -46,3 +46,7 @@ class AbstractObjective(eqx.Module):
         Metrics always hold `energy_data` and, where the objective has samples, `energy_samples`:
         the two halves of the gradient.
         """
+
+    def evaluations_per_step(self, energy: AbstractEnergy, batch_size: int) -> float:
+        """Energy evaluations (a gradient counts as one) of one call on `batch_size` rows."""
+        return float(batch_size)

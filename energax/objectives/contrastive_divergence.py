@@ -46,6 +46,10 @@ class ContrastiveDivergence(AbstractObjective):
         loss, metrics = _two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
 
+    def evaluations_per_step(self, energy, batch_size):
+        each = _sampler(self.sampler, energy).evaluations_per_step(energy)
+        return batch_size * (self.num_steps * each + 2)
+
 
 class Chains(eqx.Module):
     """The chains of `PersistentCD`: the sampler's state, x (num_chains, *event), and its tuning."""
@@ -89,6 +93,10 @@ class PersistentCD(AbstractObjective):
         )
         loss, metrics = _two_phases(energy, batch, state.x)
         return loss, Chains(state, tuning), metrics | {"acceptance": acceptance}
+
+    def evaluations_per_step(self, energy, batch_size):
+        each = _sampler(self.sampler, energy).evaluations_per_step(energy)
+        return self.num_chains * (self.num_steps * each + 1) + batch_size
 
 
 def _check_number(name: str, value: int) -> None:

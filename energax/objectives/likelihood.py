@@ -55,7 +55,7 @@ class MaximumLikelihood(AbstractObjective):
         metrics = {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
         if isinstance(energy, AbstractNormalised):
             log_z = energy.log_z
-        elif _sums_a_layer(energy):
+        elif sums_a_layer(energy):
             log_z = energy.log_z_by_sum()  # type: ignore[attr-defined]
         else:
             f = all_log_densities(energy)
@@ -65,17 +65,21 @@ class MaximumLikelihood(AbstractObjective):
         metrics["log_z"] = log_z
         return jnp.mean(energies) + log_z, None, metrics
 
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size + (num_exact_states(energy) or 0))
+
 
 def num_exact_states(energy: AbstractEnergy) -> int | None:
     """How many terms log Z takes: 1 where it is known, None where it cannot be summed."""
     if isinstance(energy, AbstractNormalised):
         return 1
-    if _sums_a_layer(energy):
+    if sums_a_layer(energy):
         return energy.num_summed_states  # type: ignore[attr-defined]
     return energy.space.num_states
 
 
-def _sums_a_layer(energy: AbstractEnergy) -> bool:
+def sums_a_layer(energy: AbstractEnergy) -> bool:
+    """Whether log Z is best summed over the smaller layer of two."""
     if not isinstance(energy, AbstractBipartiteEnergy):
         return False
     num_states = energy.space.num_states

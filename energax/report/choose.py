@@ -43,7 +43,18 @@ def write_run_report(
         + [f"rows to train on: {len(train)}, held out: {len(test)}"],
     )
     if "step" in fit.history and len(fit.history["step"]):
-        page.section("Training", figures=[figures.training_curves(fit.history)])
+        shown, text = [figures.training_curves(fit.history)], []
+        if "log_likelihood" in fit.history:
+            shown.append(figures.likelihood_curves(fit.history))
+        if fit.early_stopping is not None:
+            stopping = fit.early_stopping
+            text = [
+                f"ended after {stopping.last_step} steps: {stopping.reason}",
+                f"best at step {stopping.best_step}: {stopping.log_likelihood:.3f} nats a row, "
+                f"± {stopping.std_err:.3f} (log Z) ± {stopping.sampling_std_err:.3f} (rows)",
+                f"the looks took {stopping.share:.1%} of the training's energy evaluations",
+            ]
+        page.section("Training", text=text, figures=shown)
     draws = samplers.sample(energy, 1000, key=next(keys))
     reasons += [f"samples: {reason}" for reason in draws.reasons]
     _samples_section(page, energy, draws, train, test)

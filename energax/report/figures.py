@@ -89,6 +89,27 @@ def training_curves(history: Mapping[str, np.ndarray]) -> Figure:
     return _png(canvas, f"training curves: {', '.join(halves)} and {second}")
 
 
+def likelihood_curves(history: Mapping[str, np.ndarray]) -> Figure:
+    """Tracked log-likelihoods of held-out and of training rows, ±2 standard errors of log Z."""
+    canvas, axes = _new()
+    ax, step = axes[0, 0], history["log_likelihood_step"]
+    error = 2 * history["log_likelihood_std_err"]
+    shown = np.isfinite(history["log_likelihood"]) & np.isfinite(error)
+    names = {"log_likelihood": "held-out rows", "log_likelihood_training": "training rows"}
+    for colour, (name, label) in zip(_COLOURS, names.items(), strict=False):
+        values = history[name][shown]
+        ax.plot(step[shown], values, color=colour, lw=1.2, label=label)
+        low, high = values - error[shown], values + error[shown]
+        ax.fill_between(step[shown], low, high, color=colour, alpha=0.2, lw=0)
+    if shown.any():
+        best = np.flatnonzero(shown)[np.argmax(history["log_likelihood"][shown])]
+        ax.axvline(step[best], color=_COLOURS[5], lw=0.8, ls="--")
+    ax.set_xlabel("step")
+    ax.set_ylabel("log-likelihood, nats a row")
+    ax.legend()
+    return _png(canvas, "log-likelihood during training, ±2 standard errors of log Z; dashed: best")
+
+
 def chain_diagnostics(draws: Draws) -> Figure:
     """Trace, ranks and ESS of the log-density of the draws."""
     values = np.asarray(draws.log_density, float)

@@ -121,7 +121,7 @@ def compare(
     difference = np.where(lower_half, difference, -difference.T) + 0.0  # no −0
     std_err, half, wide = (np.where(lower_half, a, a.T) for a in (std_err, half, wide))
     with np.errstate(invalid="ignore"):
-        beaten = (difference + wide < 0).any(axis=1)
+        beaten = np.any(difference + wide < 0, axis=1)
     verdict = Verdict(tuple(dict.fromkeys(reasons)))
     verdict.warn("the comparison")
     return Comparison(
@@ -199,7 +199,13 @@ def _pair(
     if np.isinf(d).any():
         if not (d == np.inf).any() or not (d == -np.inf).any():
             return float(d[np.isinf(d)][0]), 0.0, 0.0, 0.0, []
-        return np.nan, np.inf, np.inf, np.inf, ["each gives density 0 to rows that the other allows"]
+        return (
+            np.nan,
+            np.inf,
+            np.inf,
+            np.inf,
+            ["each gives density 0 to rows that the other allows"],
+        )
     value, sampling = mean_of_rows(d)
     reasons = []
     if len(d) < 2:
@@ -214,9 +220,8 @@ def _pair(
     errors = 0.0 if shared else float(np.hypot(a.std_err, b.std_err))
     # Where an interval of log Z is wider than its standard error says, so is this one.
     widths = [max(z.upper - z.value, z.value - z.lower) / 1.959964 for z in (a, b)]
-    other_error = 0.0 if shared else max(errors, float(np.hypot(*widths)))
+    other_error = 0.0 if shared else max(errors, float(np.hypot(widths[0], widths[1])))
     half, wide = (
-        half_width(sampling, len(d), other_error, level)
-        for level in (0.95, 1 - 0.05 / num_pairs)
+        half_width(sampling, len(d), other_error, level) for level in (0.95, 1 - 0.05 / num_pairs)
     )
     return float(value), float(np.hypot(sampling, errors)), half, wide, reasons

@@ -22,6 +22,39 @@ class DamagedCheckpoint(UserWarning):
 
 
 @dataclasses.dataclass(frozen=True)
+class Stopping:
+    """What early stopping saw: where training was best by its held-out rows, and why it ended.
+
+    - `stopped`: whether it ended the training; `reason`: why, in words.
+    - `best_step`: the updates behind the best parameters, None if no look could be trusted;
+      `last_step`: the updates made.
+    - `log_likelihood`: mean log p of the held-out rows at the best, in nats; `std_err`: of log Z
+      there; `sampling_std_err`: of the finite set of rows; `log_z`: log Z itself. Chosen as the
+      best of many looks, it is a little too good: judge a model by other rows.
+    - `method`: "exact" or "tracked"; `check`, `check_std_err`: log Z at the best once more, by a
+      run of its own from the base (None where exact, or where too dear).
+    - `num_looks`, `num_trusted`; `num_anchors`: runs from the base, the first one included.
+    - `share`: of the training's energy evaluations, what the looks cost.
+    """
+
+    stopped: bool
+    reason: str
+    best_step: int | None
+    last_step: int
+    log_likelihood: float
+    std_err: float
+    sampling_std_err: float
+    log_z: float
+    method: str
+    check: float | None
+    check_std_err: float | None
+    num_looks: int
+    num_trusted: int
+    num_anchors: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Fit:
     """A trained energy with the record of its training.
 
@@ -30,9 +63,13 @@ class Fit:
       `gradient_norm`, `update_norm` and the objective's own metrics, float64. With `validation=`
       also `validation_step`, `validation_energy` and `validation_gap` (mean E of held-out rows −
       mean E of as many training rows, which grows as the model overfits; Hinton 2012, section 6).
+      With `early_stopping=` also `log_likelihood_step`, `log_likelihood` (mean log p of held-out
+      rows, nats), `log_likelihood_training` (of as many training rows), `log_likelihood_std_err`
+      (of log Z) and `log_likelihood_log_z`.
     - `num_steps`: the updates behind `energy`. After trouble it is smaller than the last
       `history["step"]`: the record shows what happened, the energy is from before it.
     - `time_limited`: `max_seconds` ended the run.
+    - `early_stopping`: what it saw, None without.
     """
 
     energy: Any
@@ -43,6 +80,7 @@ class Fit:
     num_steps: int
     seconds: float = 0.0
     time_limited: bool = False
+    early_stopping: Stopping | None = None
 
     def save(self, folder: str | Path) -> None:
         """Writes fit.json and its arrays to `folder`, which is made if need be; no pickle.
@@ -62,6 +100,7 @@ class Fit:
                 "num_steps": self.num_steps,
                 "seconds": self.seconds,
                 "time_limited": self.time_limited,
+                "early_stopping": _told(self.early_stopping),
             },
         )
 
@@ -90,7 +129,21 @@ def load(folder: str | Path, energy: AbstractEnergy | None = None) -> Fit:
         num_steps=archive.info["num_steps"],
         seconds=archive.info["seconds"],
         time_limited=archive.info["time_limited"],
+        early_stopping=_read_back(archive.info.get("early_stopping")),
     )
+
+
+def _told(stopping: Stopping | None) -> dict[str, Any] | None:
+    return None if stopping is None else plain(dataclasses.asdict(stopping))
+
+
+def _read_back(told: dict[str, Any] | None) -> Stopping | None:
+    if told is None:
+        return None
+    read = dict(told)
+    for name in ("log_likelihood", "std_err", "sampling_std_err", "log_z"):
+        read[name] = np.nan if told[name] is None else told[name]  # JSON has no NaN
+    return Stopping(**read)
 
 
 def registry() -> dict[str, type]:

@@ -167,9 +167,9 @@ def Shifted():
 def test_what_cannot_be_compared_is_refused():
     rows = loaded()
     normal = energies.Normal(np.zeros(3), np.ones(3))
-    with pytest.raises(ValueError, match="no common measure.*a is relative to counting"):
+    with pytest.raises(ValueError, match=r"no common measure.*a is relative to counting"):
         tasks.compare({"a": coins((0.2, 0.5, 0.7)), "b": normal}, rows, key=KEY)
-    with pytest.raises(ValueError, match="data \\(for Normal\\)"):
+    with pytest.raises(ValueError, match=r"data \(for Normal\)"):
         tasks.compare([normal], rows[:, :2], key=KEY)
     with pytest.raises(ValueError, match="baseline: no model is called 'x'"):
         tasks.compare({"a": normal}, rows, key=KEY, baseline="x")

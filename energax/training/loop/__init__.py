@@ -1,4 +1,4 @@
 """The one training loop."""
 
-from energax.training.loop.fit import fit as fit
-from energax.training.loop.fit import resume as resume
+from energax.training.loop.choose import fit as fit
+from energax.training.loop.choose import resume as resume

@@ -288,17 +288,26 @@ def joined(record: Iterable[History], before: int | None = None) -> History:
         if before is not None:
             # Step t starts from the parameters of step t, so that its row comes after them.
             is_step = "step" in part
-            wanted = part["step"] < before if is_step else part["validation_step"] <= before
+            wanted = part["step"] < before if is_step else part[_step_of(part)] <= before
         for name, values in part.items():
             pieces.setdefault(name, []).append(values[wanted])
     return {name: np.concatenate(values) for name, values in pieces.items()}
 
 
+_BESIDE = "validation", "log_likelihood"  # what is not of every step, each with a `..._step`
+
+
+def _step_of(part: History) -> str:
+    """The name of the steps in a part that is looked at now and then."""
+    return next(f"{name}_step" for name in _BESIDE if f"{name}_step" in part)
+
+
 def parts_of(history: History) -> tuple[History, ...]:
-    """A joined history as parts again: the training's and the validation's."""
-    parts: dict[bool, History] = {}
+    """A joined history as parts again: the training's, the validation's, early stopping's."""
+    parts: dict[str, History] = {}
     for name, values in history.items():
-        parts.setdefault(name.startswith("validation_"), {})[name] = values
+        kind = next((kind for kind in _BESIDE if name.startswith(kind)), "")
+        parts.setdefault(kind, {})[name] = values
     return tuple(parts.values())
 
 

@@ -45,9 +45,11 @@ from energax.training._base import (
     write_checkpoint,
 )
 from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
+from energax.training.stopping import EarlyStopping, Watcher
 
 _CHECKPOINT_SECONDS = 30.0
 _VALIDATION_ROWS = 2000
+_WATCH = 2**31 - 1  # what is folded into the key for early stopping
 
 
 def fit(
@@ -67,6 +69,7 @@ def fit(
     keep: int = 3,
     resume: bool = False,
     validation: Any = None,
+    early_stopping: float | EarlyStopping | None = None,
     progress: bool = False,
     max_seconds: float | None = None,
     callback: Callable[[int, dict[str, float]], Any] | None = None,
@@ -93,6 +96,9 @@ def fit(
       seconds) and one at the end, of which the last `keep` stay. `resume=True` goes on from the
       newest good one, if there is one, to the same end bit for bit.
     - `validation`: held-out rows whose energies enter the history.
+    - `early_stopping`: a share of the rows to hold out, or an `EarlyStopping`. Their log-likelihood
+      is followed at a small cost and enters the history; training ends where it gets no better, and
+      the parameters that were best by it are returned.
     - `max_seconds`: stop after these. `callback(step, metrics)`: called every few steps.
 
     **Raises:** ValueError or TypeError for data outside the space, an energy with nothing to train,
@@ -102,12 +108,24 @@ def fit(
     check_scalar(energy)
     rows = energy.space.validate(data, batch=True, name="data")
     if objective is None and optimizer is None and isinstance(energy, AbstractExponentialFamily):
+        if early_stopping is not None:
+            raise ValueError(
+                "early_stopping: this family is fitted at once by its moments, there is no "
+                "training to stop; leave it out, or pass an objective="
+            )
         return _match_moments(energy, rows)
     objective = default_objective(energy, rows) if objective is None else objective
     if not isinstance(objective, AbstractObjective):
         raise TypeError(
             "objective: expected one of energax.objectives, such as PersistentCD(), got "
             f"{type(objective).__name__}"
+        )
+    key_watch = jax.random.fold_in(key, _WATCH)
+    held: Point = None
+    if early_stopping is not None:
+        early_stopping = EarlyStopping.of(early_stopping)
+        rows, held = early_stopping.split(
+            energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
     batch_size = min(_whole("batch_size", batch_size), num_rows(rows))
     num_steps = _number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
@@ -127,6 +145,18 @@ def fit(
         "optimizer": "default" if optimizer is None else "given",
         "log_every": -(-num_steps // 10_000),
     }
+    watcher = None
+    if early_stopping is not None:
+        watcher = Watcher(
+            early_stopping,
+            _as_strong(energy),
+            rows,
+            held,
+            num_steps=num_steps,
+            step_evaluations=objective.evaluations_per_step(energy, batch_size),
+            key=key_watch,
+        )
+        settings["early_stopping"] = early_stopping.settings(held, watcher.every)
     folder = archive = None
     record: tuple[History, ...] = ()
     seconds = 0.0
@@ -141,27 +171,45 @@ def fit(
         energy, record, seconds = found.energy, parts_of(found.history), found.seconds
     plan, state = _start(energy, rows, objective, key, optimizer, rate, settings)
     if archive is not None:
-        state = fill_state(archive, state)
+        if watcher is None:
+            state = fill_state(archive, state)
+        else:
+            state, watched = fill_state(archive, (state, watcher.now))
+            watcher.restore(watched)
     run = Run(plan, state, record, seconds)
 
     def save() -> None:
         if folder is not None and run.saved_step != run.step:
+            state = run.moment.state if watcher is None else (run.moment.state, watcher.now)
             checkpoint = Checkpoint(
-                run.energy, objective, run.moment.state, key, run.history(), settings, run.step,
-                run.seconds,
-            )  # fmt: skip
+                run.energy, objective, state, key, run.history(), settings, run.step, run.seconds
+            )
             write_checkpoint(folder, checkpoint, keep=keep)
             run.saved_step, run.saved_at = run.step, time.monotonic()
 
     watch = None if validation is None else _Watch(energy, rows, validation, num_steps)
     reason, time_limited = None, False
+
+    def look() -> bool:
+        """Notes the held-out log-likelihood where it is time to; whether training may go on."""
+        if watcher is None:
+            return True
+        if not watcher.stopped and watcher.is_due(run.step):
+            began = time.monotonic()
+            run.note(watcher.look(run.averaged_energy, run.step))
+            run.seconds += time.monotonic() - began
+        return not watcher.stopped
+
     try:
         with Progress("training", progress) as bar:
-            while run.step < num_steps and not time_limited:
-                until = run.next_stop(num_steps, checkpoint_every, watch and watch.every)
+            while look() and run.step < num_steps and not time_limited:
+                until = run.next_stop(
+                    num_steps, checkpoint_every, watch and watch.every, watcher and watcher.every
+                )
                 last = run.advance(until)
                 if watch is not None and run.step % watch.every == 0:
                     run.note(watch.look(run.energy, run.step))
+                look()
                 due = run.saved_at + _CHECKPOINT_SECONDS < time.monotonic()
                 if run.step % checkpoint_every == 0 if checkpoint_every else due:
                     save()
@@ -171,6 +219,8 @@ def fit(
                 time_limited = max_seconds is not None and run.seconds - seconds >= max_seconds
     except Trouble as trouble:
         reason = run.go_back(trouble, rate)
+        if watcher is not None:
+            watcher.go_back(run.step)
         if folder is not None:
             remove_checkpoints_after(folder, run.step)
     except KeyboardInterrupt:
@@ -178,17 +228,25 @@ def fit(
         raise
     save()
     history = joined(run.moment.record)
-    verdict = Verdict((reason,) if reason else review(history))
+    reasons = (reason,) if reason else review(history)
+    trained, steps, stopping = run.averaged_energy, run.step, None
+    if watcher is not None:
+        stopping, doubts = watcher.finish(trained, run.step)
+        reasons += doubts
+        if stopping.best_step is not None:
+            trained, steps = watcher.best_energy(trained), stopping.best_step
+    verdict = Verdict(reasons)
     verdict.warn("the training")
     return Fit(
-        energy=run.averaged_energy,
+        energy=trained,
         history=history,
         reliable=verdict.reliable,
         reasons=verdict.reasons,
         objective=objective,
-        num_steps=run.step,
+        num_steps=steps,
         seconds=run.seconds,
         time_limited=time_limited and run.step < num_steps,
+        early_stopping=stopping,
     )
 
 
@@ -201,6 +259,7 @@ def resume(
     optimizer: Any = None,
     learning_rate: float | None = None,
     num_steps: int | None = None,
+    early_stopping: EarlyStopping | None = None,
     **options: Any,
 ) -> Fit:
     """Goes on with an interrupted `fit` from the newest good checkpoint in `folder`.
@@ -209,9 +268,10 @@ def resume(
     checkpoints are passed over with a warning.
 
     **Arguments:** `energy`, `objective`, `optimizer`: needed again where they are the user's own
-    code, which no file keeps. `learning_rate`, `num_steps`: other values than the run had, for
-    another end. `options`: `checkpoint_every`, `keep`, `validation`, `progress`, `max_seconds` and
-    `callback` of `fit`, which are not kept.
+    code, which no file keeps. `early_stopping`: needed again where it was given rows to watch.
+    `learning_rate`, `num_steps`: other values than the run had, for another end. `options`:
+    `checkpoint_every`, `keep`, `validation`, `progress`, `max_seconds` and `callback` of `fit`,
+    which are not kept.
 
     **Raises:** FileNotFoundError without a checkpoint; io.DamagedFile if none is good; ValueError
     for other data, or if something that no file keeps is missing.
@@ -231,6 +291,14 @@ def resume(
             raise ValueError(
                 f"{folder}: this run's {name} is your own code, which no file keeps: pass {name}="
             )
+    told = settings.get("early_stopping")
+    if early_stopping is None and told is not None:
+        early_stopping = EarlyStopping.from_settings(told)
+        if early_stopping is None:
+            raise ValueError(
+                f"{folder}: this run watched rows of your own, which no file keeps: pass "
+                "early_stopping=EarlyStopping(rows, ...) as before"
+            )
     if optimizer is None and learning_rate is None:
         learning_rate = settings["learning_rate"]
     with warnings.catch_warnings():  # damaged checkpoints were named above
@@ -245,6 +313,7 @@ def resume(
             num_steps=settings["num_steps"] if num_steps is None else num_steps,
             batch_size=settings["batch_size"],
             average=settings["average"],
+            early_stopping=early_stopping,
             checkpoint_dir=folder,
             resume=True,
             **options,
@@ -388,9 +457,11 @@ def _check_same_run(
 ) -> None:
     """Raises ValueError unless the checkpoint is of the run that was asked for."""
     had, now = found.settings, settings
-    names = "batch_size", "average", "optimizer", "data_sha256"
+    names = "batch_size", "average", "optimizer", "early_stopping", "data_sha256"
     different = [
-        f"{name}={had[name]!r}, not {now[name]!r}" for name in names if had[name] != now[name]
+        f"{name}={had.get(name)!r}, not {now.get(name)!r}"
+        for name in names
+        if had.get(name) != now.get(name)
     ]
     if found.objective is not None and not bool(eqx.tree_equal(found.objective, objective)):
         different.append(f"the objective {found.objective}, not {objective}")
