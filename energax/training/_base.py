@@ -147,8 +147,12 @@ def _read_back(told: dict[str, Any] | None) -> Stopping | None:
 
 
 def registry() -> dict[str, type]:
-    """The classes that a saved file may name: the concrete modules of energax itself."""
+    """The classes that a saved file may name: the concrete modules of energax itself.
+
+    Private ones that share a name are left out: no energy or objective is made of them.
+    """
     found: dict[str, type] = {}
+    shared: set[str] = set()
 
     def visit(cls: type) -> None:
         for child in cls.__subclasses__():
@@ -156,10 +160,12 @@ def registry() -> dict[str, type]:
             if child.__module__.split(".")[0] == "energax" and not inspect.isabstract(child):
                 other = found.setdefault(child.__name__, child)
                 if other is not child and other.__module__ != child.__module__:
-                    raise RuntimeError(f"two classes of energax are called {child.__name__}")
+                    if not child.__name__.startswith("_"):
+                        raise RuntimeError(f"two classes of energax are called {child.__name__}")
+                    shared.add(child.__name__)
 
     visit(eqx.Module)
-    return found
+    return {name: cls for name, cls in found.items() if name not in shared}
 
 
 def _energy(archive: io.Archive, energy: AbstractEnergy | None) -> AbstractEnergy:

@@ -227,9 +227,10 @@ def test_a_model_that_overfits_is_stopped_where_it_was_best(exact, request):
 
     def likelihood(energy):
         f = np.asarray(jax.vmap(energy.log_density)(jnp.asarray(fresh, float)), float)
-        return f.mean() - true_log_z(energy)
+        return f - true_log_z(energy)
 
-    assert likelihood(stopped.energy) > likelihood(to_the_end.energy) + 0.3
+    gain = likelihood(stopped.energy) - likelihood(to_the_end.energy)  # paired over 3000 rows
+    assert gain.mean() > 5 * gain.std(ddof=1) / np.sqrt(len(gain))
 
 
 @pytest.mark.slow
