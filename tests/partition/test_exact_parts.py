@@ -169,6 +169,15 @@ def test_many_real_coordinates_one_by_one():
     assert not flat.reliable and "coordinates [0]" in flat.reasons[0]
 
 
+def test_what_the_parts_have_in_common_cancels_to_the_last_digit():
+    """f(x⁰) is −2·10⁸ where x⁰ = 0; its float32 is 16 apart."""
+    centre, scale = jnp.array([3.1, -7.3, 11.7]), jnp.array([1e-3, 1e-2, 1e-3])
+    energy = ex.from_log_density(lambda x: -0.5 * jnp.sum(((x - centre) / scale) ** 2), R((3,)))
+    truth = np.log(np.asarray(scale, np.float64) * np.sqrt(2 * np.pi)).sum()
+    z = IndependentParts().run(energy, key=KEY)
+    assert z.reliable and abs(z.value - truth) < 1e-6
+
+
 def test_a_record_falls_into_planes_and_bits():
     def f(x):
         real = -2.0 * (x["a"][:2] - 0.3 * x["b"][:2]) ** 2

@@ -22,10 +22,11 @@ from energax.partition.exact.separable import groups, site_numbers
 from energax.partition.exact.sums import Enumeration, Known, SummedSide
 from energax.partition.quadrature import Quadrature
 from energax.results import LogZ
-from energax.spaces import AbstractArraySpace, AbstractSpace, Record
+from energax.spaces import AbstractArraySpace, AbstractSpace, Count, Record
 
 _CHEAP = 2**16  # terms, below which no cheaper method is looked for
 _MOST_PARTS = 2.5e7  # evaluations in all: some 100 parts of one real coordinate
+_LINE = 2.5e5  # evaluations that one real coordinate takes at least
 _MERGED = 2**10  # states up to which discrete parts are summed together
 
 
@@ -85,7 +86,14 @@ class IndependentParts(AbstractExactMethod):
     """
 
     def quote(self, energy: AbstractEnergy) -> Quote:
-        parts = _parts(energy)
+        found = groups(energy)
+        lines = _num_real(energy.space, found)
+        if lines * _LINE > _MOST_PARTS:  # told without a look at each of thousands
+            cost = lines * _LINE
+            return Quote(cost, f"parts: {lines:,} of them take {cost:.2g} evaluations")
+        if any(isinstance(array, Count) for array in _arrays(energy.space).values()):
+            return Quote(np.inf, f"parts: counts have no exact method, got {energy.space}")
+        parts = _parts(energy, found)
         if len(parts) < 2:
             return Quote(np.inf, "parts: f is not seen to be a sum over groups of coordinates")
         prices: dict[Any, float] = {}
@@ -102,10 +110,13 @@ class IndependentParts(AbstractExactMethod):
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
         self.check(energy)
         clock = Clock(max_seconds)
-        parts = _parts(energy)
-        origin = _origin(energy)
-        value = -(len(parts) - 1) * float64_or_32(energy, lambda e: e.log_density(origin))
-        std_err, reasons, limited = 0.0, [], False
+        parts = _parts(energy, groups(energy))
+        origin = parts[0].origin
+        # In the parts' own precision: what they have in common is taken away as they have it.
+        start = float64_or_32(energy, lambda e: e.log_density(_as_floats(origin)))
+        value = -(len(parts) - 1) * start
+        std_err = len(parts) * abs(start) * float(np.finfo(float).eps)
+        reasons, limited = [], False
         for part, part_key in zip(parts, jax.random.split(key, len(parts)), strict=True):
             method, _ = _cheapest(part)
             left = max(clock.max_seconds - clock.seconds, 0.0)
@@ -174,9 +185,28 @@ def _placed(space, origin, sites, x):
     return flat.at[sites].set(x).reshape(space.shape)
 
 
-def _parts(energy: AbstractEnergy) -> list[_Part]:
+def _arrays(space: AbstractSpace) -> dict[str, Any]:
+    """The arrays that a point is made of, by name; "" where it is a single one."""
+    return dict(space.parts) if isinstance(space, Record) else {"": space}
+
+
+def _num_real(space: AbstractSpace, found: list[np.ndarray]) -> int:
+    """How many of the groups of sites hold a real coordinate."""
+    is_real = [np.full(part.num_sites, part.is_continuous) for part in _arrays(space).values()]
+    return sum(bool(np.concatenate(is_real)[sites].any()) for sites in found)
+
+
+def _as_floats(point: Any) -> Any:
+    """`point` with its floats in the default precision."""
+
+    def widen(a):
+        return a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(widen, point)
+
+
+def _parts(energy: AbstractEnergy, found: list[np.ndarray]) -> list[_Part]:
     """Energies of groups of sites that f is a sum over; fewer than two where it is not seen so."""
-    found = groups(energy)
     if len(found) < 2 or (origin := _origin(energy)) is None:
         return []
     parts = [_part(energy, origin, sites) for sites in _with_small_ones_merged(energy, found)]
@@ -197,7 +227,7 @@ def _origin(energy: AbstractEnergy) -> Any:
 def _with_small_ones_merged(energy: AbstractEnergy, found: list[np.ndarray]) -> list[np.ndarray]:
     """Groups of few discrete states within one array of the point are put together."""
     space = energy.space
-    arrays: list[Any] = list(space.parts.values()) if isinstance(space, Record) else [space]
+    arrays = list(_arrays(space).values())
     first = np.cumsum([0, *(part.num_sites for part in arrays)])
     out: list[np.ndarray] = []
     open_one: dict[int, list[np.ndarray]] = {}
@@ -217,7 +247,7 @@ def _with_small_ones_merged(energy: AbstractEnergy, found: list[np.ndarray]) -> 
 
 def _part(energy: AbstractEnergy, origin: Any, sites: np.ndarray) -> _Part:
     space, numbers = energy.space, site_numbers(energy.space)
-    arrays = space.parts if isinstance(space, Record) else {"": space}
+    arrays = _arrays(space)
     numbers = numbers if isinstance(space, Record) else {"": numbers}
     free, spaces, start = {}, {}, 0
     for name, array in arrays.items():
