@@ -39,7 +39,7 @@ def test_two_sided_weights_give_log_z_and_its_error(spread, sizes):
 
 def test_weights_that_are_not_of_one_log_z_are_told():
     rng = np.random.default_rng(1)
-    forward, backward = gaussian_weights(rng, 1.5, 400, 400)
+    forward, backward = gaussian_weights(rng, 1.0, 400, 400)
     assert abs(base.two_sided(forward, backward, 1).slope) < 4.5
     part = backward[backward > 3.0]  # runs from the target that start in a part of it only
     assert abs(base.two_sided(forward, part, 1).slope) > 4.5
