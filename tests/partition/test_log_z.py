@@ -1,5 +1,7 @@
 """log Z against closed forms, unbiased at any number of steps, and refused where there is none."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +47,27 @@ def test_quadrature_finds_the_mass_on_a_line(name):
     z = ex.log_z(of(f, ex.Real((1,))), key=KEY)
     assert z.reliable, z.reasons
     assert abs(z.value - truth) < max(4 * z.std_err, 1e-3)
+
+
+@pytest.mark.parametrize(("power", "exists"), [(1.0, True), (2.0, False), (3.0, False)])
+def test_a_pole_inside_a_box_is_integrated_only_where_it_can_be(power, exists):
+    f = lambda x: -0.5 * power * jnp.log((x[0] - 0.3) ** 2 + (x[1] + 0.1) ** 2)
+    energy = of(f, ex.Box([-1.0, -1.0], [1.0, 1.0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        z = ex.log_z(energy, key=KEY, method="quadrature")
+    if not exists:
+        assert not z.reliable and "infinite" in z.reasons[-1]
+        return
+    from scipy.integrate import dblquad
+
+    # the square cut at the pole into four rectangles, each with its corner there
+    sides = [(a, b) for a in (0.7, 1.3) for b in (1.1, 0.9)]
+    truth = sum(
+        dblquad(lambda y, x: 1 / np.hypot(x, y), 0, a, 0, b, epsabs=1e-6)[0] for a, b in sides
+    )
+    assert abs(z.value - np.log(truth)) < max(4 * z.std_err, 1e-3)
+    assert not any("infinite" in reason for reason in z.reasons)
 
 
 NO_Z = {

@@ -150,7 +150,7 @@ EXACT: dict[str, type[AbstractLogZMethod]] = {
 """The exact methods by name, the cheap ones first."""
 
 
-class _Part(AbstractEnergy):
+class _SomeSites(AbstractEnergy):
     """E of some sites, all others as in `origin`.
 
     `sites`: for every array of the point that has free sites, their numbers; its name is "" where
@@ -205,7 +205,7 @@ def _as_floats(point: Any) -> Any:
     return jax.tree.map(widen, point)
 
 
-def _parts(energy: AbstractEnergy, found: list[np.ndarray]) -> list[_Part]:
+def _parts(energy: AbstractEnergy, found: list[np.ndarray]) -> list[_SomeSites]:
     """Energies of groups of sites that f is a sum over; fewer than two where it is not seen so."""
     if len(found) < 2 or (origin := _origin(energy)) is None:
         return []
@@ -245,7 +245,7 @@ def _with_small_ones_merged(energy: AbstractEnergy, found: list[np.ndarray]) -> 
     return out + [np.sort(np.concatenate(held)) for held in open_one.values()]
 
 
-def _part(energy: AbstractEnergy, origin: Any, sites: np.ndarray) -> _Part:
+def _part(energy: AbstractEnergy, origin: Any, sites: np.ndarray) -> _SomeSites:
     space, numbers = energy.space, site_numbers(energy.space)
     arrays = _arrays(space)
     numbers = numbers if isinstance(space, Record) else {"": numbers}
@@ -257,10 +257,10 @@ def _part(energy: AbstractEnergy, origin: Any, sites: np.ndarray) -> _Part:
         if mask.any():
             free[name], spaces[name] = jnp.asarray(np.flatnonzero(mask)), array.select(mask)
     part_space = Record(**spaces) if len(spaces) > 1 else next(iter(spaces.values()))
-    return _Part(energy, origin, free, part_space)
+    return _SomeSites(energy, origin, free, part_space)
 
 
-def _adds_up(energy: AbstractEnergy, origin: Any, parts: list[_Part]) -> bool:
+def _adds_up(energy: AbstractEnergy, origin: Any, parts: list[_SomeSites]) -> bool:
     """Whether f is the sum over parts at random points: a check of the reading, not its ground."""
     points = jax.tree.map(lambda a: jnp.broadcast_to(a, (8, *jnp.shape(a))), origin)
     points = energy.space.propose(points, 0.7, key=jax.random.key(1))
@@ -274,7 +274,7 @@ def _adds_up(energy: AbstractEnergy, origin: Any, parts: list[_Part]) -> bool:
     return bool((np.abs(total - whole)[good] <= 1e-3 + 1e-5 * size[good]).all())
 
 
-def _taken(part: _Part, points: Any) -> Any:
+def _taken(part: _SomeSites, points: Any) -> Any:
     """The free sites of a batch of whole points."""
     whole = part.energy.space
     out = {}

@@ -8,6 +8,7 @@ cubature; random points check every cell, and the tails are followed to astronom
 """
 
 import dataclasses
+import math
 from itertools import product
 
 import equinox as eqx
@@ -346,6 +347,33 @@ class _Search:
                 starts = np.concatenate([starts, self.peaks(self.even(unit, scale), 32, grid=num)])
         return self.modes(starts)
 
+    def poles(self, modes: _Modes) -> list[str]:
+        """A reason where the density grows towards a point r → 0 as r^−dim or faster.
+
+        The mass of a shell, r^dim times its density, then does not die out inwards. A narrow mode
+        that is no pole is flat at such distances, or gone.
+        """
+        if not self.evaluate.is_wide:
+            return []
+        r = 1e-8 * 2.0 ** np.arange(11)
+        for i in np.flatnonzero(modes.width.max(1) < 1e-6)[:8]:
+            t, _ = self.climb(modes.t[i : i + 1], step=1e-8)
+            away = self.rng.normal(size=(24, self.dim))
+            away /= np.linalg.norm(away, axis=1, keepdims=True)
+            trial = np.clip(
+                t + (r[:, None, None] * away).reshape(-1, self.dim), self.low, self.high
+            )
+            top = np.median(self.mass(trial).reshape(len(r), -1), axis=1)
+            with np.errstate(invalid="ignore"):
+                slope = np.diff(top + self.dim * np.log(r)) / math.log(2)
+            if ((slope <= 0.02) & (slope > -50)).all():
+                where, power = _show(self.map(t)[0][0]), slope.mean() - self.dim
+                return [
+                    f"the density grows towards x = {where} as r^{power:.3g} with the distance r, "
+                    f"in {self.dim} dimensions: Z may be infinite"
+                ]
+        return []
+
     # The tails ---------------------------------------------------------------------------------
 
     def shells(self, modes: _Modes) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
@@ -460,6 +488,7 @@ class _Search:
         )
         found = integrate(cubature, *self.cells(modes), float(modes.top.max()))
         beyond, reasons, infinite = self.tails(shells, found.log_value)
+        reasons += self.poles(modes)
         if self.infinite_at is not None:
             reasons.append(f"f is +inf around x = {_show(self.infinite_at)}")
         if found.nan_at is not None:
