@@ -26,7 +26,7 @@ from energax.energies._base import (
 )
 from energax.energies.choose import fitted_mixture
 from energax.energies.reference import default_base, fitted_base
-from energax.partition._base import Clock, log_sum_exp
+from energax.partition._base import AbstractLogZMethod, Clock, log_sum_exp
 from energax.results import Draws, UnreliableResult
 from energax.samplers.choose import sample
 from energax.spaces import Box, Count, Point, Real, Record
@@ -38,6 +38,15 @@ _NUM_RAYS, _NUM_DOUBLINGS = 64, 24
 # Limits of the checks, in standard errors; each answer meets a few dozen of them.
 _Z_LIMIT = 4.5
 _SLACK = 0.02  # nats, that two estimates may differ by beyond their errors
+
+
+class AbstractEstimate(AbstractLogZMethod):
+    """A log Z method that spends energy evaluations until the answer is good, or they end."""
+
+    max_evaluations: eqx.AbstractVar[int]
+
+    def cost(self, energy: AbstractEnergy) -> float:
+        return float(self.max_evaluations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,11 +258,7 @@ class Evidence:
         """Why the value is not to be trusted, in words; empty if it is."""
         if not np.isfinite(self.value):
             return [f"the weights give log Z = {self.value}: none is finite and positive"]
-        out = []
-        if self.std_err > precision:
-            out.append(
-                f"standard error {self.std_err:.3g} nat is above the {precision:g} asked for"
-            )
+        out = too_wide(self.std_err, precision)
         if self.both is None or self.backward is None:
             return out + self._one_sided()
         least = 0.02 * len(self.forward)
@@ -337,6 +342,13 @@ def means_apart(
                 worst, where = float(z.max()), f"{name} {number + int(z.argmax())}"
         number += end.shape[1]
     return worst, where
+
+
+def too_wide(std_err: float, precision: float) -> list[str]:
+    """A reason if the standard error is not as small as asked for."""
+    if std_err <= precision:
+        return []
+    return [f"standard error {std_err:.3g} nat is above the {precision:g} asked for"]
 
 
 def agreement(name: str, here: tuple[float, float], there: tuple[float, float]) -> list[str]:

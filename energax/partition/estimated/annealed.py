@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from energax.energies._base import AbstractEnergy, AbstractNormalised, AbstractPath, check_scalar
-from energax.partition._base import AbstractLogZMethod, Clock, answer
-from energax.partition.estimated._base import Evidence, agreement, look_at
+from energax.energies._base import AbstractNormalised, AbstractPath, check_scalar
+from energax.partition._base import Clock, answer
+from energax.partition.estimated._base import AbstractEstimate, Evidence, agreement, look_at
 from energax.results import LogZ
 from energax.samplers._base import AbstractSampler, run
 from energax.samplers.choose import default_sampler
@@ -154,7 +154,7 @@ def forward_log_weights(
     return float(path.log_z0) + log_weights
 
 
-class AIS(AbstractLogZMethod):
+class AIS(AbstractEstimate):
     """Annealed importance sampling from both ends, until the answer is narrow and stays put.
 
     The target is first sampled by Markov chains. Where they converge, a base is fitted to half of
@@ -177,9 +177,6 @@ class AIS(AbstractLogZMethod):
     num_chains: int = eqx.field(static=True, default=256)
     num_steps: int = eqx.field(static=True, default=32)
     max_evaluations: int = eqx.field(static=True, default=50_000_000)
-
-    def cost(self, energy: AbstractEnergy) -> float:
-        return float(self.max_evaluations)
 
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
         check_scalar(energy)
@@ -252,7 +249,7 @@ class AIS(AbstractLogZMethod):
         return Evidence(np.concatenate(forward), both, target, rows, ends=end)
 
 
-class Bridge(AbstractLogZMethod):
+class Bridge(AbstractEstimate):
     """log Z between draws of a base and draws of the target, without anything in between.
 
     Meng & Wong 1996, "Simulating ratios of normalizing constants via a simple identity", eq. 4.1
@@ -267,9 +264,6 @@ class Bridge(AbstractLogZMethod):
     base: AbstractNormalised | None = None
     num_draws: int = eqx.field(static=True, default=4_096)
     max_evaluations: int = eqx.field(static=True, default=50_000_000)
-
-    def cost(self, energy: AbstractEnergy) -> float:
-        return float(self.max_evaluations)
 
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
         check_scalar(energy)

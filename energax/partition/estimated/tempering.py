@@ -10,8 +10,15 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy, AbstractNormalised, AbstractPath, check_scalar
-from energax.partition._base import AbstractLogZMethod, Clock, answer, t_quantile
-from energax.partition.estimated._base import Target, agreement, look_at, means_apart
+from energax.partition._base import Clock, answer, t_quantile
+from energax.partition.estimated._base import (
+    AbstractEstimate,
+    Target,
+    agreement,
+    look_at,
+    means_apart,
+    too_wide,
+)
 from energax.results import LogZ, UnreliableResult
 from energax.samplers._base import AbstractSampler, run
 from energax.samplers.choose import default_sampler
@@ -24,7 +31,7 @@ _THIN = 4
 _MOST_ROUNDS = 8
 
 
-class Tempering(AbstractLogZMethod):
+class Tempering(AbstractEstimate):
     """log Z from the points of all rungs of parallel tempering, β₀ = 0 < … < β_R = 1.
 
     By default every point counts for every rung (MBAR; Shirts & Chodera 2008, eq. 11): Z_k = Σ_n
@@ -58,9 +65,6 @@ class Tempering(AbstractLogZMethod):
                 f"{self.num_rungs} and {self.num_chains}"
             )
 
-    def cost(self, energy: AbstractEnergy) -> float:
-        return float(self.max_evaluations)
-
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
         check_scalar(energy)
         clock = Clock(max_seconds)
@@ -85,10 +89,7 @@ class Tempering(AbstractLogZMethod):
             found = _Read(np.concatenate(tables), log_z0)
             value, error = found.integrated if self.integrate else found.together
             reasons = [*target.reasons, *tempered.doubts(state, tuning)]
-            if not error <= precision:
-                reasons.append(
-                    f"standard error {error:.3g} nat is above the {precision:g} asked for"
-                )
+            reasons += too_wide(error, precision)
             reasons += agreement("both halves of the run differ by", *found.halves)
             reasons += agreement(
                 "MBAR and thermodynamic integration differ by", found.together, found.integrated
@@ -117,7 +118,7 @@ class Tempering(AbstractLogZMethod):
         )
 
 
-class SMC(AbstractLogZMethod):
+class SMC(AbstractEstimate):
     """log Z by tempered sequential Monte Carlo (`energax.samplers.TemperedSMC`), particles doubled
     until the answer is narrow and stays put.
 
@@ -134,9 +135,6 @@ class SMC(AbstractLogZMethod):
     num_populations: int = eqx.field(static=True, default=16)
     num_particles: int = eqx.field(static=True, default=128)
     max_evaluations: int = eqx.field(static=True, default=50_000_000)
-
-    def cost(self, energy: AbstractEnergy) -> float:
-        return float(self.max_evaluations)
 
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
         check_scalar(energy)
@@ -159,10 +157,7 @@ class SMC(AbstractLogZMethod):
             clock.num_evaluations += found.num_evaluations
             z = found.log_z
             reasons = [*target.reasons, *(r for r in found.reasons if "nat of log Z" not in r)]
-            if not z.std_err <= precision:
-                reasons.append(
-                    f"standard error {z.std_err:.3g} nat is above the {precision:g} asked for"
-                )
+            reasons += too_wide(z.std_err, precision)
             here = z.value, z.std_err
             if previous is None:
                 reasons.append("one round only: whether more particles move the answer is open")
