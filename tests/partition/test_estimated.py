@@ -105,12 +105,14 @@ ENERGIES = {
     "rbm": (rbm(), enumerated(rbm()).log_z),
     "bent": (bent(), np.log(2 * 2 * np.pi) + 0.5 * np.log(np.pi / 2)),
 }
-METHODS = ["ais", "bridge", "mbar", "thermodynamic integration", "smc"]
+# A path of RBMs, which is not linear in β, and every method on one that is
+PAIRS = [("rbm", "ais"), ("rbm", "mbar")] + [
+    ("bent", method) for method in ("ais", "bridge", "mbar", "thermodynamic integration", "smc")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ENERGIES)
+@pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_every_estimate_agrees_with_the_truth(name, method):
     energy, truth = ENERGIES[name]
     for seed in range(3):
