@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import sys
 import tempfile
 import warnings
@@ -601,7 +602,33 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with its status."""
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", UnreliableResult)  # the answer itself says so
+    if arguments is None:  # a process of its own, whose settings nobody else has
+        _keep_compilations()
     sys.exit(_status(sys.argv[1:] if arguments is None else arguments))
+
+
+def _keep_compilations() -> None:
+    """Has JAX keep what it compiles in the user's cache folder, for the next command.
+
+    Each machine has a folder of its own, as a home may be shared between unlike processors. The
+    user's own JAX_COMPILATION_CACHE_DIR goes first, "" to have none; a folder that cannot be
+    written is done without.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "energax" / (platform.node() or "here")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _status(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ sharding.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,34 +44,78 @@ _SIN = (-0.00460165786, 0.079680033, -0.64596349, 1.57079637)
 _COS = (-0.0203985814, 0.253594935, -1.2336967, 0.99999994)
 
 
-@partial(jax.jit, inline=True)
-def _threefry(data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    """Threefry-2x32-20 of the counters (x0, x1) under the key `data`, two words.
+class _Terms(NamedTuple):
+    """What the generator is written in."""
 
-    In the terms of `jax.lax`, as `jax.numpy` takes several times as long to trace: over a hundred
-    operations for each shape that a program draws.
-    """
-    lax, shape = jax.lax, x0.shape
+    add: Callable
+    shift_left: Callable
+    shift_right: Callable
+    bitwise_or: Callable
+    bitwise_xor: Callable
+    full: Callable  # (shape, a number)
+
+
+# `jax.numpy` takes several times as long as `jax.lax` to trace: over a hundred operations for each
+# shape that a program draws.
+_LAX = _Terms(
+    jax.lax.add,
+    jax.lax.shift_left,
+    jax.lax.shift_right_logical,
+    jax.lax.bitwise_or,
+    jax.lax.bitwise_xor,
+    lambda shape, number: jax.lax.full(shape, number, jnp.uint32),
+)
+_NUMPY = _Terms(
+    np.add,
+    np.left_shift,
+    np.right_shift,
+    np.bitwise_or,
+    np.bitwise_xor,
+    lambda shape, number: np.full(shape, number, np.uint32),
+)
+
+
+def _rounds(terms: _Terms, data: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
+    """Threefry-2x32-20 of the counters (x0, x1) under the key `data`, two words."""
+    add, shape = terms.add, x0.shape
     k0, k1 = data[0], data[1]
     k2 = k0 ^ k1 ^ _PARITY
     schedule = (k0, k1, k2)
-    wide = [lax.broadcast(k, shape) for k in schedule]
-    x0, x1 = lax.add(x0, wide[0]), lax.add(x1, wide[1])
-    by = {
-        r: lax.full(shape, r, jnp.uint32)
-        for group in _ROTATIONS
-        for q in group
-        for r in (q, 32 - q)
-    }
+    wide = [terms.full(shape, k) for k in schedule]
+    x0, x1 = add(x0, wide[0]), add(x1, wide[1])
+    by = {r: terms.full(shape, r) for group in _ROTATIONS for q in group for r in (q, 32 - q)}
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
-            x0 = lax.add(x0, x1)
-            left = lax.shift_left(x1, by[rotation])
-            x1 = lax.bitwise_or(left, lax.shift_right_logical(x1, by[32 - rotation]))
-            x1 = lax.bitwise_xor(x0, x1)
-        x0 = lax.add(x0, wide[(group + 1) % 3])
-        x1 = lax.add(x1, lax.broadcast(schedule[(group + 2) % 3] + np.uint32(group + 1), shape))
+            x0 = add(x0, x1)
+            left = terms.shift_left(x1, by[rotation])
+            x1 = terms.bitwise_or(left, terms.shift_right(x1, by[32 - rotation]))
+            x1 = terms.bitwise_xor(x0, x1)
+        x0 = add(x0, wide[(group + 1) % 3])
+        x1 = add(x1, terms.full(shape, schedule[(group + 2) % 3] + np.uint32(group + 1)))
     return x0, x1
+
+
+@partial(jax.jit, inline=True)
+def _threefry(data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
+    return _rounds(_LAX, data, x0, x1)
+
+
+def _at_hand(data: Any) -> np.ndarray | None:
+    """The words of a key that is no part of a program being traced, else None.
+
+    What is made of few numbers NumPy makes at once; for JAX each of some ten operations would be a
+    program of its own, to be compiled or read back when a process first splits a key.
+    """
+    if isinstance(data, jax.core.Tracer) or (isinstance(data, jax.Array) and data.committed):
+        return None
+    return np.asarray(data)
+
+
+def _few(data: np.ndarray, shape: tuple[int, ...], high: int) -> np.ndarray:
+    """`_threefry` of `_counters` by NumPy, (*shape, 2)."""
+    low = np.arange(math.prod(shape), dtype=np.uint32).reshape(shape)
+    with np.errstate(over="ignore"):
+        return np.stack(_rounds(_NUMPY, data, np.full(shape, high, np.uint32), low), -1)
 
 
 def _counters(shape: tuple[int, ...], high: int = 0) -> tuple[Array, Array]:
@@ -90,10 +134,18 @@ def _seed(seed: Array) -> Array:
 
 
 def _split(data: Array, shape: tuple[int, ...]) -> Array:
+    here = _at_hand(data) if math.prod(shape) < _SMALL else None
+    if here is not None:
+        return jax.device_put(_few(here, shape, 0))
     return jnp.stack(_threefry(data, *_counters(shape)), -1)
 
 
 def _fold_in(data: Array, number: Any) -> Array:
+    here = None if isinstance(number, jax.core.Tracer) else _at_hand(data)
+    if here is not None:
+        low = np.asarray(number).astype(np.uint32)
+        with np.errstate(over="ignore"):
+            return jax.device_put(np.stack(_rounds(_NUMPY, here, np.zeros_like(low), low)))
     return jnp.stack(_threefry(data, jnp.uint32(0), jnp.asarray(number).astype(jnp.uint32)))
 
 
@@ -103,6 +155,9 @@ def _random_bits(data: Array, width: int, shape: tuple[int, ...]) -> Array:
         high, low = _threefry(data, *_counters(shape, _DRAWS))
         return (high.astype(jnp.uint64) << 32) | low.astype(jnp.uint64)
     dtype = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width]
+    here = _at_hand(data) if math.prod(shape) < _SMALL else None
+    if here is not None:
+        return jax.device_put(_few(here, shape, _DRAWS)[..., 0].astype(dtype))
     words = _from_pairs(data, shape, lambda a, b: (_as_float(a), _as_float(b)))
     return jax.lax.bitcast_convert_type(words, jnp.uint32).astype(dtype)
 
@@ -198,7 +253,17 @@ def key(seed: int) -> Key[Array, ""]:
 
 def wrap(data) -> Key[Array, "..."]:
     """Keys from their raw words (..., 2) uint32, as `jax.random.key_data` gives them."""
-    return jax.random.wrap_key_data(jnp.asarray(data), impl=IMPLEMENTATION)
+    data = jax.device_put(data) if isinstance(data, np.ndarray) else jnp.asarray(data)
+    return jax.random.wrap_key_data(data, impl=IMPLEMENTATION)
+
+
+def split(key: Key[Array, ""], num: int = 2) -> list[Key[Array, ""]]:
+    """The keys of `jax.random.split`, one by one; outside of `jit` with no program to take them
+    apart."""
+    keys = jax.random.split(key, num)
+    if isinstance(keys, jax.core.Tracer) or TAG not in str(key.dtype):
+        return list(keys)
+    return [wrap(words) for words in np.asarray(jax.random.key_data(keys))]
 
 
 def as_key(value) -> Key[Array, ""]:

@@ -280,3 +280,28 @@ def test_fit_stops_early_and_says_where(tmp_path, capsys):
     page = tmp_path / "report.html"
     assert run("report", tmp_path / "run", "--out", page, "--json", capsys=capsys)[0] == 0
     assert "log-likelihood during training" in page.read_text()
+
+
+@pytest.mark.parametrize("case", ["usual", "set", "unwritable"])
+def test_compilations_are_kept_where_they_can_be(tmp_path, case):
+    """In the user's cache folder, unless the user says otherwise or it is not to be written."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    if case == "set":
+        environment["JAX_COMPILATION_CACHE_DIR"] = ""
+    if case == "unwritable":
+        (tmp_path / "cache").write_text("a file, no folder")
+    code = """
+from energax import cli
+cli._keep_compilations()
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+print(jax.jit(lambda x: x + 1)(1), jax.config.jax_compilation_cache_dir)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("2 "), done.stderr
+    kept = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] if case != "set" else []
+    assert bool(kept) == (case == "usual")
+    assert (str(tmp_path) in done.stdout) == (case == "usual")

@@ -97,6 +97,26 @@ def test_numbers_are_the_words_of_threefry():
         )
 
 
+def test_keys_at_hand_give_the_same_words_as_in_a_program():
+    """NumPy makes what is asked for outside of `jit`."""
+    key = random.key(-12_345_678_912_345)
+    data = jax.random.key_data
+    looks = [
+        partial(lambda shape, k: data(jax.random.split(k, shape)), n) for n in (1, (2, 5), 127)
+    ]
+    numbers = (0, 1, 2**32 - 1, np.int32(-3), jnp.int32(-3), jnp.uint32(4))
+    looks += [partial(lambda n, k: data(jax.random.fold_in(k, n)), n) for n in numbers]
+    kinds = (jnp.uint8, jnp.uint16, jnp.uint32)
+    looks += [partial(lambda kind, k: jax.random.bits(k, (4,), kind), kind) for kind in kinds]
+    looks += [lambda k: jax.random.normal(k), lambda k: jax.random.uniform(k, (3,))]
+    for look in looks:
+        here, there = look(key), jax.jit(look)(key)
+        np.testing.assert_array_equal(here, there)
+        assert here.dtype == there.dtype
+    apart = [data(k) for k in random.split(key, 3)]
+    np.testing.assert_array_equal(np.stack(apart), data(jax.random.split(key, 3)))
+
+
 def test_keys_split_and_fold_as_default_ones():
     for seed in (0, 7, 2**31 + 5):
         ours, theirs = random.key(seed), jax.random.key(seed, impl="threefry2x32")

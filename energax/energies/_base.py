@@ -4,6 +4,7 @@ Low energy is probable. `log_density` always means f = −E, unnormalised. An en
 ONE point; the library batches by `jax.vmap`.
 """
 
+import weakref
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -473,8 +474,16 @@ def partition_trainable(energy: AbstractEnergy) -> tuple[AbstractEnergy, Abstrac
     return eqx.partition(energy, jax.tree.map(choose, energy, is_leaf=is_shut))
 
 
+_checked: dict[int, weakref.ref] = {}
+"""Energies that were found right, which never change: tracing one again takes milliseconds."""
+
+
 def check_scalar(energy: AbstractEnergy) -> None:
     """Raises unless `energy` is an energy that gives a real scalar for one point of its space."""
+    number = id(energy)
+    known = _checked.get(number)
+    if known is not None and known() is energy:
+        return
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"expected an energy, got {type(energy).__name__}; wrap a function f(x) by "
@@ -498,6 +507,7 @@ def check_scalar(energy: AbstractEnergy) -> None:
             f"got {got}. Do not batch inside it; reduce the output with .sum(), "
             "or index it with [0]."
         )
+    _checked[number] = weakref.ref(energy, lambda _: _checked.pop(number, None))
 
 
 def batched(energy: AbstractEnergy, x: Point) -> Float[Array, " batch"]:

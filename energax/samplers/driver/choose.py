@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
+from energax import random
 from energax.diagnostics import rhat_limit
 from energax.energies._base import AbstractEnergy
 from energax.results import Draws
@@ -106,7 +107,7 @@ class Job:
             return self._run(num_samples, initial, num_warmup, num_steps, bar, key)
 
     def _run(self, num_samples, initial, num_warmup, num_steps, bar, key) -> Draws:
-        key_start, key_init, self.key = jax.random.split(key, 3)
+        key_start, key_init, self.key = random.split(key, 3)
         enough = -(-num_samples // self.num_chains)
         numbers = self.num_chains * (self.point_size + 1)
         most_kept = _KEPT_NUMBERS if num_samples else _SUMMARY_NUMBERS
@@ -222,7 +223,7 @@ class Job:
         dimensions a second look, around what the chains found, finds modes. Superchains must share
         a start to tell. Chains whose start was given stay where they are.
         """
-        key_look, key_init = jax.random.split(key)
+        key_look, key_init = random.split(key)
         num_starts = self.num_superchains or self.num_chains
         if is_low(self.energy.space):
             self.num_evaluations += num_candidates(self.energy, num_starts, around=True)
@@ -261,7 +262,7 @@ class Job:
         return 2 ** int(math.log2(most))
 
     def _advance(self, num_steps: int, adapt: bool) -> Trace:
-        key = jax.random.fold_in(self.key, self.num_blocks)
+        key = jax.random.fold_in(self.key, np.uint32(self.num_blocks))
         self.state, self.tuning, trace = run(
             self.sampler,
             self.energy,
@@ -273,7 +274,7 @@ class Job:
         )
         self.num_blocks += 1
         # What a step costs is known to kernels of a fixed cost only; the others have counted.
-        self.cost = float(np.mean(trace.evaluations)) * self.num_chains
+        self.cost = float(np.asarray(trace.evaluations, np.float64).mean()) * self.num_chains
         self.num_evaluations += num_steps * self.cost
         return trace
 
@@ -304,7 +305,7 @@ class Job:
             self.hopeless = fall is not None and fall[2]
             over |= self.hopeless
             if over or quick_rhat(late_half, self.num_superchains) < _BURNT_IN:
-                self._start_anew(late_half, jax.random.fold_in(self.key, 2**31 - 1))
+                self._start_anew(late_half, jax.random.fold_in(self.key, np.uint32(2**31 - 1)))
                 return spent
             goal *= 2
 
@@ -325,8 +326,9 @@ class Job:
                 trace = self._advance(self.block, adapt=False)
                 drop = max(0, history.num_steps + self.block - fixed) if fixed else 0
                 history.add(trace.x, trace.log_density, drop)
-                self.acceptance += float(np.mean(trace.acceptance)) * (self.block - drop)
-                self.num_divergent += int(np.sum(trace.num_divergent))
+                acceptance = float(np.asarray(trace.acceptance, np.float64).mean())
+                self.acceptance += acceptance * (self.block - drop)
+                self.num_divergent += int(np.asarray(trace.num_divergent).sum())
                 self._report(bar, "sampling")
                 most = self._most(history, fixed, enough)
                 if self.saved is not None:

@@ -111,7 +111,7 @@ class Candidates:
         for num in (few, 16 * few):
             shape = (len(_SCALES), 2, -(-num // (2 * len(_SCALES))))
             x, log_q = _scattered(energy.space, around, shape, rng)
-            log_density = np.asarray(evaluate(energy, jax.tree.map(jnp.asarray, x)))
+            log_density = np.asarray(evaluate(energy, jax.device_put(x)))
             if np.isfinite(log_density).any():
                 return Candidates(x, log_density.reshape(shape), log_q.reshape(shape))
         raise NoStart(
@@ -157,7 +157,7 @@ class Candidates:
         return self._points([leaf[places] for leaf in leaves]), len(heavy) > 0
 
     def _points(self, leaves: list[Any]) -> Point:
-        return jax.tree.unflatten(self._structure, [jnp.asarray(leaf) for leaf in leaves])
+        return jax.tree.unflatten(self._structure, jax.device_put(list(leaves)))
 
     def _pairs(self, num: int) -> list[int]:
         """Places of mirror pairs, from each scale by turns; of any finite points without any."""
@@ -190,7 +190,7 @@ def spread_among(x: Point, others: Point, num: int) -> Point:
         for a, b in zip(leaves, jax.tree.leaves(others), strict=True)
     ]
     places = _far_apart(both, num)
-    return jax.tree.unflatten(structure, [jnp.asarray(a[places]) for a in both])
+    return jax.tree.unflatten(structure, jax.device_put([a[places] for a in both]))
 
 
 def _far_apart(leaves: list[np.ndarray], num: int) -> list[int]:

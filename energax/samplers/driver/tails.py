@@ -7,7 +7,6 @@ variance only if s > d + 2.
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from energax.energies._base import AbstractEnergy, batched
@@ -101,7 +100,7 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     for part, leaf in zip(parts, leaves, strict=True):
         if leaf.dtype.kind == "i":
             part = np.round(part.clip(0, 2**30))
-        points.append(jnp.asarray(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
+        points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
     f = np.asarray(eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points)))
     f = f.astype(np.float64).reshape(_DOUBLINGS, len(direction))
     near, far = f[:-1], f[1:]
