@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.random import define_prng_impl
 from jaxtyping import Array, Float, Int, Key
 
@@ -106,7 +107,7 @@ def _at_hand(data: Any) -> np.ndarray | None:
     What is made of few numbers NumPy makes at once; for JAX each of some ten operations would be a
     program of its own, to be compiled or read back when a process first splits a key.
     """
-    if isinstance(data, jax.core.Tracer) or (isinstance(data, jax.Array) and data.committed):
+    if isinstance(data, Tracer) or (isinstance(data, jax.Array) and data.committed):
         return None
     return np.asarray(data)
 
@@ -141,7 +142,7 @@ def _split(data: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _fold_in(data: Array, number: Any) -> Array:
-    here = None if isinstance(number, jax.core.Tracer) else _at_hand(data)
+    here = None if isinstance(number, Tracer) else _at_hand(data)
     if here is not None:
         low = np.asarray(number).astype(np.uint32)
         with np.errstate(over="ignore"):
@@ -261,7 +262,7 @@ def split(key: Key[Array, ""], num: int = 2) -> list[Key[Array, ""]]:
     """The keys of `jax.random.split`, one by one; outside of `jit` with no program to take them
     apart."""
     keys = jax.random.split(key, num)
-    if isinstance(keys, jax.core.Tracer) or TAG not in str(key.dtype):
+    if isinstance(keys, Tracer) or TAG not in str(key.dtype):
         return list(keys)
     return [wrap(words) for words in np.asarray(jax.random.key_data(keys))]
 
