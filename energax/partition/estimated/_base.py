@@ -234,18 +234,18 @@ class Evidence:
             self.apart = means_apart(ends, weights / weights.sum(), target.draws)
 
     @property
-    def spread(self) -> float:
-        """sd of the log weights: above 1 more temperatures help most, below it more chains."""
-        sides = [self.forward] if self.backward is None else [self.forward, self.backward]
-        return max(float(np.std(side[np.isfinite(side)])) if len(side) else 0.0 for side in sides)
+    def wants_chains(self) -> bool:
+        """Whether most weights count already: then more chains help, else more temperatures."""
+        return self.ess > 0.5 * len(self.forward)
 
     @property
     def bracket(self) -> tuple[float | None, float | None]:
-        """Stochastic bounds, Markov's inequality with room for the finite number of weights."""
-        low = self.low - 2 * self.low_err if np.isfinite(self.low) else None
+        """Stochastic bounds: where each direction tends to by Markov's inequality, with three
+        standard errors of room for the finite number of weights."""
+        low = self.low - 3 * self.low_err if np.isfinite(self.low) else None
         if not np.isfinite(self.high):
             return low, None
-        return low, self.high + 2 * self.high_err
+        return low, self.high + 3 * self.high_err
 
     def details(self) -> dict[str, Any]:
         """Each direction by itself, for the reader."""
@@ -272,14 +272,17 @@ class Evidence:
                 "forward and reverse weights are not those of one log Z "
                 f"({abs(self.both.slope):.1f} standard errors off): one direction misses a part"
             )
-        for name, weights, value, error in (
-            ("forward", self.forward, self.low, self.low_err),
-            ("reverse", -self.backward, self.high, self.high_err),
+        # Each alone errs to one side only, by what it never sees of the other's places.
+        for name, weights, gap, error in (
+            ("forward", self.forward, self.low - self.value, self.low_err),
+            ("reverse", -self.backward, self.value - self.high, self.high_err),
         ):
             known = weights_ess(weights) >= 20 and pareto_k(weights) < 0.7
-            gap = abs(value - self.value)
             if known and gap > _Z_LIMIT * math.hypot(error, self.std_err) + _SLACK:
-                out.append(f"{name} runs alone differ by {gap:.3g} nat, more than the errors")
+                out.append(
+                    f"{name} runs alone put log Z {gap:.3g} nat to the wrong side, more than the "
+                    "errors: one direction misses a part"
+                )
         if self.apart is not None and self.apart[0] > _Z_LIMIT + 0.5:
             out.append(
                 f"forward runs and chains of the target disagree by {self.apart[0]:.1f} standard "

@@ -163,8 +163,8 @@ class AIS(AbstractEstimate):
     each by itself an end of the bracket. Where they do not, there are forward runs only (Neal 2001)
     and the answer is not reliable.
 
-    Rounds go on, with twice the temperatures or, where the log weights spread by less than 1, with
-    twice the chains, until the standard error is as small as asked for, two rounds agree and
+    Rounds go on, with twice the chains or, where under half of the weights count, with twice the
+    temperatures, until the standard error is as small as asked for, two rounds agree and
     nothing else speaks against the answer, or the budget ends.
 
     **Arguments:** `base`: an AbstractNormalised on the energy's space, instead of the fitted one.
@@ -206,7 +206,7 @@ class AIS(AbstractEstimate):
             if not reasons or not more or clock.out_of_time or hopeless:
                 break
             previous = found.value, found.std_err
-            if found.spread < 1 and num_chains < _MOST_CHAINS:
+            if found.wants_chains and num_chains < _MOST_CHAINS:
                 num_chains *= 2
             else:
                 num_steps *= 2
