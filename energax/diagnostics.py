@@ -16,8 +16,6 @@ with ArviZ but for the standard error of the sd (`mcse_sd`) and where ArviZ has 
 """
 
 import dataclasses
-import functools
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -184,10 +182,11 @@ def rhat_limit(
 
     **Returns:** a float, or an array of the shape of `ess`.
     """
+    from scipy.special import chdtri
+
     ess = np.asarray(ess, np.float64)
     num_means = num_superchains or 2 * num_chains
-    tail = alpha / (2 * max(num_quantities, 1))
-    ratio = _chi_square_quantile(num_means - 1, tail) / (num_means - 1)
+    ratio = chdtri(num_means - 1, alpha / (2 * max(num_quantities, 1))) / (num_means - 1)
     effective = np.maximum(ess / num_means, 2.0)
     limit = np.sqrt(1 + ratio / (effective if num_superchains else effective - 1))
     limit = np.maximum(limit, 1.01)
@@ -202,110 +201,10 @@ def is_constant(x: Any) -> np.ndarray:
     return _measure(x, ["is_constant"])["is_constant"]
 
 
-# SciPy has the three functions that follow, but its import takes as long as all else that the
-# diagnostics of a short run do.
-
-_CENTRE = (
-    (
-        *(
-            2509.0809287301226727,
-            33430.575583588128105,
-            67265.770927008700853,
-            45921.953931549871457,
-        ),
-        *(
-            13731.693765509461125,
-            1971.5909503065514427,
-            133.14166789178437745,
-            3.387132872796366608,
-        ),
-    ),
-    (
-        *(5226.495278852545925, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867),
-        *(5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
-    ),
-)
-_SHOULDER = (
-    (
-        *(7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177),
-        *(1.27045825245236838258, 3.64784832476320460504, 5.7694972214606914055),
-        *(4.6303378461565452959, 1.42343711074968357734),
-    ),
-    (
-        *(1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966),
-        *(0.14810397642748007459, 0.68976733498510000455, 1.6763848301838038494),
-        *(2.05319162663775882187, 1.0),
-    ),
-)
-_FAR_TAIL = (
-    (
-        *(2.01033439929228813265e-7, 2.71155556874348757815e-5, 0.0012426609473880784386),
-        *(0.026532189526576123093, 0.29656057182850489123, 1.7848265399172913358),
-        *(5.4637849111641143699, 6.6579046435011037772),
-    ),
-    (
-        *(2.04426310338993978564e-15, 1.4215117583164458887e-7, 1.8463183175100546818e-5),
-        *(7.868691311456132591e-4, 0.0148753612908506148525, 0.13692988092273580531),
-        *(0.59983220655588793769, 1.0),
-    ),
-)
-
-
-def _normal_quantile(p: np.ndarray) -> np.ndarray:
-    """x where a standard normal variable is below x with probability p, to 10⁻¹⁵ of itself.
-
-    Wichura 1988, "Algorithm AS 241: the percentage points of the normal distribution", PPND16.
-    """
-    q = p - 0.5
-    near = 0.180625 - q * q
-    out = q * np.polyval(_CENTRE[0], near) / np.polyval(_CENTRE[1], near)
-    tail = np.flatnonzero(near < 0)
-    r = np.sqrt(-np.log(np.minimum(p[tail], 1 - p[tail])))
-    for far, (above, below), shift in ((False, _SHOULDER, 1.6), (True, _FAR_TAIL, 5.0)):
-        some = (r > 5) == far
-        size = np.polyval(above, r[some] - shift) / np.polyval(below, r[some] - shift)
-        out[tail[some]] = np.copysign(size, q[tail[some]])
-    return out
-
-
-@functools.lru_cache(maxsize=64)
-def _chi_square_quantile(degrees: int, tail: float) -> float:
-    """x that χ² of whole degrees of freedom exceeds with probability `tail`, by bisection.
-
-    Q(x) = e^{−x/2} Σ_s (x/2)^s/Γ(s + 1) over s = 0, 1, … < k/2 for even k, and for odd k over
-    s = ½, 1½, … < k/2, plus erfc(√(x/2)) (Abramowitz & Stegun 1964, 26.4.4 and 26.4.5).
-    """
-    powers = np.arange(degrees % 2, degrees, 2) / 2
-    log_gamma = np.array([math.lgamma(j + 1) for j in powers])
-
-    def exceeds(half: float) -> float:
-        terms = float(np.exp(powers * math.log(half) - half - log_gamma).sum())
-        return terms + (math.erfc(math.sqrt(half)) if degrees % 2 else 0.0)
-
-    low, high = 0.0, 1.0
-    while exceeds(high) > tail:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if exceeds(middle) > tail else (low, middle)
-    return low + high
-
-
-@functools.lru_cache(maxsize=64)
-def _fast_length(least: int) -> int:
-    """The next number without a prime factor above 11, which a Fourier transform is fast at."""
-    while True:
-        rest = least
-        for prime in (2, 3, 5, 7, 11):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return least
-        least += 1
-
-
 def _measure(x: Any, names: list[str], num_superchains: int | None = None) -> dict[str, Any]:
     """The measures `names` of every quantity, block by block of quantities on all cores."""
+    from scipy.special import ndtri
+
     x = np.asarray(x)
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 1:
         raise ValueError(
@@ -320,7 +219,7 @@ def _measure(x: Any, names: list[str], num_superchains: int | None = None) -> di
         )
     total = 2 * num_chains * (num_draws // 2)
     # Normal scores by Blom (1958) of the average ranks 1, 1.5, 2, ..., total.
-    scores = _normal_quantile((np.arange(2, 2 * total + 1) / 2 - 3 / 8) / (total + 1 / 4))
+    scores = ndtri((np.arange(2, 2 * total + 1) / 2 - 3 / 8) / (total + 1 / 4))
     found = {n: np.empty(num_quantities, bool if n == "is_constant" else float) for n in names}
     size = max(1, _BLOCK // (num_chains * num_draws))
 
@@ -535,14 +434,16 @@ class _Moments:
 
     def _correlation_time(self, rows: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray]:
         """τ by Geyer's initial monotone sequence, and whether `lags` lags were enough for it."""
+        import scipy.fft
+
         _, _, chains, n = self.centred.shape
         a = self.centred if len(rows) == len(self.centred) else self.centred[rows]
         # First halves as real parts, second as imaginary: one complex transform for both, and the
         # real part of the summed complex autocovariance is the sum of theirs.
-        length = _fast_length(n + lags)
+        length = int(scipy.fft.next_fast_len(n + lags))  # type: ignore[arg-type]
         padded = np.zeros((len(rows), chains, length), np.complex128)
         padded.real[:, :, :n], padded.imag[:, :, :n] = a[:, 0], a[:, 1]
-        spectrum = np.fft.fft(padded).view(np.float64)
+        spectrum = np.asarray(scipy.fft.fft(padded, overwrite_x=True)).view(np.float64)
         power = np.einsum("qcf,qcf->qf", spectrum, spectrum)
         power = power[:, ::2] + power[:, 1::2]
         covariance = np.fft.ifft(power).real[:, :lags] / a[0].size

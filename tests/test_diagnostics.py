@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
-from scipy import fft, special, stats
+from scipy import stats
 from scipy.signal import lfilter
 
 from energax import diagnostics as dg
@@ -367,14 +367,3 @@ def test_weights_at_the_extremes():
     x = np.random.default_rng(18).normal(size=2000)
     assert dg.weights_ess(x) == pytest.approx(np.exp(x).sum() ** 2 / np.exp(2 * x).sum())
     assert dg.pareto_k(1000.0 * x) > 1
-
-
-def test_functions_that_scipy_has_too():
-    p = np.concatenate([np.linspace(1e-6, 1 - 1e-6, 10_001), 10.0 ** -np.arange(1, 300)])
-    np.testing.assert_allclose(dg._normal_quantile(p), special.ndtri(p), rtol=1e-14, atol=1e-16)
-    for degrees in (1, 2, 3, 4, 7, 15, 16, 99, 511, 2_048):
-        for tail in (0.4, 0.005, 1e-6):
-            ours, theirs = dg._chi_square_quantile(degrees, tail), special.chdtri(degrees, tail)
-            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-    for least in range(1, 3_000):
-        assert dg._fast_length(least) == fft.next_fast_len(least)

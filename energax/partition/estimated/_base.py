@@ -32,6 +32,7 @@ from energax.samplers.choose import sample
 from energax.spaces import Box, Count, Point, Real, Record
 
 _NUM_DRAWS = 4_096
+_MOST_ON_DRAWS = 10_000_000  # energy evaluations, for draws of the target
 _DEFENSIVE, _DEFENSIVE_UP_TO = 0.1, 20
 _NUM_RAYS, _NUM_DOUBLINGS = 64, 24
 
@@ -87,7 +88,7 @@ def look_at(
             energy,
             _NUM_DRAWS,
             key=key_sample,
-            max_evaluations=max_evaluations,
+            max_evaluations=min(max_evaluations, _MOST_ON_DRAWS),
             max_seconds=None if np.isinf(clock.max_seconds) else clock.max_seconds / 3,
         )
     clock.num_evaluations += draws.num_evaluations

@@ -23,7 +23,6 @@ from energax.samplers._base import AbstractSampler, run
 from energax.samplers.choose import default_sampler
 from energax.spaces import Point, num_rows
 
-_MOST_ON_DRAWS = 10_000_000  # energy evaluations, for draws of the target
 _MOST_CHAINS = 8_192
 _PILOT_CHAINS = 256
 _SEGMENT = 32  # temperatures in one compiled piece
@@ -182,7 +181,7 @@ class AIS(AbstractEstimate):
         check_scalar(energy)
         clock = Clock(max_seconds)
         keys = (jax.random.fold_in(key, i) for i in itertools.count())
-        budget = min(_MOST_ON_DRAWS, self.max_evaluations // 4)
+        budget = self.max_evaluations // 4
         target = look_at(energy, clock, base=self.base, max_evaluations=budget, key=next(keys))
         path = energy.path(target.base)
         sampler = default_sampler(path.at(0.5)) if self.sampler is None else self.sampler
