@@ -278,7 +278,7 @@ class Scores(_Answer):
             zero = np.float64(0.0)
             return Mean(value, zero, zero, zero, value, value, self.reliable, self.reasons)
         z = self.log_z
-        above, below = (max(0.0, float(w)) / _Z95 for w in (z.upper - z.value, z.value - z.lower))
+        above, below = (max(0.0, float(w)) / Z95 for w in (z.upper - z.value, z.value - z.lower))
         return Mean(
             value,
             np.hypot(sampling, self.log_z_std_err),
@@ -433,7 +433,8 @@ class Comparison(_Answer):
         return "\n".join([*self.lines(), *doubts])
 
 
-_Z95 = 1.959964
+Z95 = 1.959964
+"""Half a 95 % interval of a normal distribution, in standard errors."""
 
 
 def mean_of_rows(values: np.ndarray) -> tuple[np.float64, np.float64]:

@@ -47,31 +47,23 @@ def fitted_mixture(
     num = num_rows(x)
     order = rng.permutation(num)
     kept, train = take(x, order[: num // 4]), take(x, order[num // 4 :])
-    best = fit(train)
+    parts, weights = [fit(train)], np.ones(1)
     if num // 4 >= _LEAST_ROWS:
-        score, k, features = _score([best], np.ones(1), kept), 2, _features(space, train)
+        score, k, features = _score(parts, weights, kept), 2, _features(space, train)
         while k <= min(max_components, num // _LEAST_ROWS):
-            parts, weights = _classified(fit, take, train, _k_means(features, k, rng))
-            new = _score(parts, weights, kept)
-            if len(parts) > 1 and new > score + _WORTH:
-                best, score = Mixture(*_padded(parts, weights)), new
+            more, shares = _classified(fit, take, train, _k_means(features, k, rng))
+            new = _score(more, shares, kept)
+            if len(more) > 1 and new > score + _WORTH:
+                (parts, weights), score = _padded(more, shares), new
             elif k > 4:
                 break
             k *= 2
-    if not defensive:
-        return best
-    mean = jax.tree.map(lambda a: jnp.asarray(np.mean(a, 0, float)), x)
-    variance = jax.tree.map(lambda a: jnp.asarray(np.var(a, 0, dtype=float)), x)
-    wide = matched_base(space, mean, variance, widen=3.0)
-    if not isinstance(best, Mixture):
-        return Mixture([best, wide], [1 - defensive, defensive])
-    parts = [
-        jax.tree.map(lambda a, i=i: a[i], group)
-        for group in best.groups
-        for i in range(jax.tree.leaves(group)[0].shape[0])
-    ]
-    weights = (1 - defensive) * np.exp(np.asarray(best.log_weights, float))
-    return Mixture([*parts, wide], [*weights, defensive])
+    if defensive:
+        mean = jax.tree.map(lambda a: jnp.asarray(np.mean(a, 0, float)), x)
+        variance = jax.tree.map(lambda a: jnp.asarray(np.var(a, 0, dtype=float)), x)
+        parts = [*parts, matched_base(space, mean, variance, widen=3.0)]
+        weights = np.append((1 - defensive) * weights, defensive)
+    return parts[0] if len(parts) == 1 else Mixture(parts, weights)
 
 
 @eqx.filter_jit

@@ -12,10 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy
-from energax.results import LogZ, Verdict
-
-Z95 = 1.959964
-"""A 95 % interval of a normal distribution, in standard errors."""
+from energax.results import Z95, LogZ, Verdict
 
 
 class AbstractLogZMethod(eqx.Module):
@@ -96,13 +93,6 @@ def answer(
     )
 
 
-def t_quantile(prob: float, freedom: int) -> float:
-    """Quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(prob, freedom))
-
-
 def log_sum_exp(a) -> np.float64:
     """log Σ exp(a) in float64, −∞ for no mass at all."""
     a = np.asarray(a, np.float64).ravel()
@@ -110,6 +100,17 @@ def log_sum_exp(a) -> np.float64:
     if not np.isfinite(top):
         return np.float64(top)
     return np.float64(top + np.log(np.exp(a - top).sum()))
+
+
+def mean_of(log_weights: np.ndarray) -> tuple[float, float]:
+    """(log mean w with its bias of second order taken off, standard error)."""
+    n = len(log_weights)
+    value = float(log_sum_exp(log_weights)) - np.log(n)
+    if not np.isfinite(value):
+        return value, np.inf
+    ratio = np.exp(log_weights - value)
+    error = float(ratio.std(ddof=1) / np.sqrt(n))
+    return value + error**2 / 2, error
 
 
 def in_float64(energy: AbstractEnergy) -> AbstractEnergy:

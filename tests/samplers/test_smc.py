@@ -80,8 +80,8 @@ def test_mutants_are_seen(monkeypatch):
     assert p_of_z(truth, fixed("real", NUM + 2)[1]) < 1e-9
     monkeypatch.setattr(smc, "_usable", usable)
     # survivors that do not go by weight: the next weights are of the wrong points
-    systematic = smc._systematic
-    monkeypatch.setattr(smc, "_systematic", lambda w, key: systematic(-w, key))
+    systematic = smc.systematic
+    monkeypatch.setattr(smc, "systematic", lambda w, key: systematic(-w, key))
     assert p_of_z(truth, fixed("real", NUM + 3)[1]) < 1e-9
 
 
@@ -108,7 +108,7 @@ def test_systematic_resampling_counts():
     rng = np.random.default_rng(0)
     w = rng.random((200, 10)) * (rng.random((200, 10)) < 0.7)
     w[:, 3] += 0.01
-    index = np.asarray(smc._systematic(jnp.log(jnp.asarray(w, float)), ex.random.key(3)))
+    index = np.asarray(smc.systematic(jnp.log(jnp.asarray(w, float)), ex.random.key(3)))
     counts = (index[:, :, None] == np.arange(10)).sum(1)
     expected = 10 * w / w.sum(1, keepdims=True)
     assert np.all(np.abs(counts - expected) < 1 + 1e-4)

@@ -26,9 +26,10 @@ from energax.energies._base import (
 )
 from energax.energies.choose import fitted_mixture
 from energax.energies.reference import default_base, fitted_base
-from energax.partition._base import AbstractLogZMethod, Clock, log_sum_exp
+from energax.partition._base import AbstractLogZMethod, Clock, mean_of
 from energax.results import Draws, UnreliableResult
 from energax.samplers.choose import sample
+from energax.samplers.driver.verdict import ESS_NEEDED
 from energax.spaces import Box, Count, Point, Real, Record
 
 _NUM_DRAWS = 4_096
@@ -119,17 +120,6 @@ def _fitted(energy: AbstractEnergy, x: Point) -> AbstractNormalised:
         return plain
     few = energy.space.num_sites <= _DEFENSIVE_UP_TO
     return fitted_mixture(energy.space, x, defensive=_DEFENSIVE if few else 0.0)
-
-
-def mean_of(log_weights: np.ndarray) -> tuple[float, float]:
-    """(log mean w with its bias of second order taken off, standard error)."""
-    n = len(log_weights)
-    value = float(log_sum_exp(log_weights)) - np.log(n)
-    if not np.isfinite(value):
-        return value, np.inf
-    ratio = np.exp(log_weights - value)
-    error = float(ratio.std(ddof=1) / np.sqrt(n))
-    return value + error**2 / 2, error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,11 +295,9 @@ class Evidence:
         details = self.target.draws.details
         if "log_z" not in details:
             return []
-        value, error = float(details["log_z"]), float(details["log_z_std_err"])
-        gap = abs(value - self.value)
-        if not math.isfinite(gap) or gap <= _Z_LIMIT * math.hypot(error, self.std_err) + _SLACK:
-            return []
-        return [f"parallel tempering puts log Z {gap:.3g} nat away, more than the errors"]
+        there = float(details["log_z"]), float(details["log_z_std_err"])
+        here = self.value, self.std_err
+        return agreement("the log Z of parallel tempering differs by", here, there)
 
 
 def means_apart(
@@ -341,7 +329,7 @@ def means_apart(
             variance = (weights**2) @ (g - mean) ** 2
             if own is not None:
                 variance = (np.asarray(own).reshape(-1) / scale) ** 2
-            z = abs(mean - h.mean(0)) / np.maximum(np.sqrt(variance + h.var(0) / 400), 1e-3)
+            z = abs(mean - h.mean(0)) / np.maximum(np.sqrt(variance + h.var(0) / ESS_NEEDED), 1e-3)
             if z.size and z.max() > worst:
                 worst, where = float(z.max()), f"{name} {number + int(z.argmax())}"
         number += end.shape[1]

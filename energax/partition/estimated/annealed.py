@@ -185,10 +185,11 @@ class AIS(AbstractEstimate):
         target = look_at(energy, clock, base=self.base, max_evaluations=budget, key=next(keys))
         path = energy.path(target.base)
         sampler = default_sampler(path.at(0.5)) if self.sampler is None else self.sampler
-        schedule = pilot(path, sampler, min(self.num_chains, _PILOT_CHAINS), key=next(keys))
-        clock.num_evaluations += self.num_chains * len(_KNOTS) * _PILOT_STEPS
-        two = target.starts is not None
-        each = 2 + sampler.evaluations_per_step(energy)
+        num_pilots = min(self.num_chains, _PILOT_CHAINS)
+        schedule = pilot(path, sampler, num_pilots, key=next(keys))
+        a_step = sampler.evaluations_per_step(energy)
+        clock.num_evaluations += int(num_pilots * len(_KNOTS) * _PILOT_STEPS * a_step)
+        two, each = target.starts is not None, 2 + a_step
         num_steps, num_chains, previous = self.num_steps, self.num_chains, None
         while True:
             found = self._round(path, sampler, schedule, target, num_chains, num_steps, keys)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from energax.diagnostics import weights_ess
 from energax.energies._base import AbstractEnergy, AbstractNormalised, AbstractPath, check_scalar
-from energax.partition._base import Clock, answer, t_quantile
+from energax.partition._base import Clock, answer
 from energax.partition.estimated._base import (
     AbstractEstimate,
     Target,
@@ -19,7 +20,7 @@ from energax.partition.estimated._base import (
     means_apart,
     too_wide,
 )
-from energax.results import LogZ, UnreliableResult
+from energax.results import LogZ, UnreliableResult, half_width
 from energax.samplers._base import AbstractSampler, run
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering, TemperedSMC
@@ -97,7 +98,7 @@ class Tempering(AbstractEstimate):
             more = 2 * clock.num_evaluations <= self.max_evaluations and rounds < _MOST_ROUNDS
             if not reasons or not more or clock.out_of_time or target.starts is None:
                 break
-        width = t_quantile(0.975, self.num_chains - 1) * error
+        width = half_width(error, self.num_chains)  # Student's
         return answer(
             value,
             error,
@@ -153,11 +154,10 @@ class SMC(AbstractEstimate):
             before = clock.num_evaluations
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnreliableResult)
-                found = method.run(energy, key=key_round)
+                found = method.run(energy, key=key_round, precision=precision)
             clock.num_evaluations += found.num_evaluations
             z = found.log_z
-            reasons = [*target.reasons, *(r for r in found.reasons if "nat of log Z" not in r)]
-            reasons += too_wide(z.std_err, precision)
+            reasons = [*target.reasons, *found.reasons]
             here = z.value, z.std_err
             if previous is None:
                 reasons.append("one round only: whether more particles move the answer is open")
@@ -265,8 +265,7 @@ class _Read:
         early, late = table[: kept // 2], table[kept // 2 :]
         error = math.sqrt(2) * self.together[1]
         self.halves = (_mbar(early, whole)[-1], error), (_mbar(late, whole)[-1], error)
-        weights = _log_shares(table, whole)[..., -1].ravel()
-        self.ess = float(np.exp(-np.logaddexp.reduce(2 * weights)))
+        self.ess = weights_ess(table[..., -1] - np.logaddexp.reduce(table - whole, axis=3))
 
     def _integral(self, chains) -> tuple[float, float]:
         """(corrected trapezoid, its error as half as many rungs tell it)."""
@@ -291,9 +290,8 @@ class _Read:
                 np.diff(self.table[:, j + shift], axis=2)[:, :, j].mean(0)
                 for j in range(self.table.shape[3] - 1)
             )
-            error = np.std(each, ddof=1) / math.sqrt(num_chains)
-            margin = t_quantile(0.975, num_chains - 1) * error
-            end = self.log_z0 + float(np.mean(each) + sign * margin)
+            error = float(np.std(each, ddof=1)) / math.sqrt(num_chains)
+            end = self.log_z0 + float(np.mean(each)) + sign * half_width(error, num_chains)
             ends.append(end if math.isfinite(end) else None)
         return ends[0], ends[1]
 
@@ -301,13 +299,6 @@ class _Read:
 def _jackknife(left_out: np.ndarray) -> float:
     n = len(left_out)
     return float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
-
-
-def _log_shares(table: np.ndarray, log_z: np.ndarray) -> np.ndarray:
-    """log of each point's share of each Z_k, (kept, rungs, chains, rungs)."""
-    number = math.log(table.shape[0] * table.shape[2])
-    mixed = np.logaddexp.reduce(table - log_z + number, axis=3, keepdims=True)
-    return table - mixed - log_z
 
 
 def _mbar(table: np.ndarray, log_z: np.ndarray) -> np.ndarray:

@@ -123,3 +123,22 @@ def at_new_betas(
         return (1 - w) * leaf[left] + w * leaf[right]
 
     return jax.tree.map(between, tunings)
+
+
+def systematic(log_weight: Float[Array, "p n"], key) -> Int[Array, "p n"]:
+    """Indices of the survivors of each population, one uniform number a population (Kitagawa 1996).
+
+    Particle i gets ⌊n C_i + u⌋ − ⌊n C_{i−1} + u⌋ places, C the cumulative weight.
+    """
+    num = log_weight.shape[1]
+    top = jnp.max(log_weight, axis=1, keepdims=True)
+    weight = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
+    weight = jnp.where(jnp.isfinite(top), weight, 1.0)  # nobody has any: all stay
+    total = jnp.cumsum(weight, axis=1)
+    share = total / total[:, -1:]
+    u = jax.random.uniform(key, (log_weight.shape[0], 1), share.dtype)
+    places = (jnp.arange(num) + u) / num
+    index = jax.vmap(lambda c, p: jnp.searchsorted(c, p, side="right"))(share, places)
+    # rounding may leave the last places beyond the last particle that weighs anything
+    heavy = num - 1 - jnp.argmax((weight > 0)[:, ::-1], axis=1)[:, None]
+    return jnp.minimum(index, heavy).astype(jnp.int32)

@@ -25,6 +25,7 @@ from energax.energies.reference import default_base
 from energax.random import as_key
 from energax.results import LogZ, Population, Verdict
 from energax.samplers._base import AbstractPopulationMethod, AbstractSampler, run
+from energax.samplers.tempering._base import systematic
 
 _TUNING_STEPS = 40
 """Of the pilot population at each rung."""
@@ -85,8 +86,13 @@ class TemperedSMC(AbstractPopulationMethod):
                     f"TemperedSMC: expected betas that rise from above 0 to 1, got {betas}"
                 )
 
-    def run(self, energy: AbstractEnergy, *, key: Key[Array, ""]) -> Population:
+    def run(
+        self, energy: AbstractEnergy, *, key: Key[Array, ""], precision: float = 0.25
+    ) -> Population:
         """Draws and log Z with its verdict.
+
+        **Arguments:** `precision`: the largest standard error of log Z, in nats, that may be called
+        reliable.
 
         **Raises:** TypeError where the space has no default base or the sampler refuses.
         """
@@ -108,6 +114,7 @@ class TemperedSMC(AbstractPopulationMethod):
             betas,
             np.asarray(acceptance, np.float64)[:num],
             start,
+            precision,
         )
 
 
@@ -149,7 +156,7 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
         x, here, betas, tunings, i, key = carry
         key, key_resample, key_init, key_tune = jax.random.split(key, 4)
         there = next_beta(x, here) if given is None else given[i]
-        index = _systematic(log_weights(x, here, there)[None], key_resample)[0]
+        index = systematic(log_weights(x, here, there)[None], key_resample)[0]
         x = jax.tree.map(lambda a: a[index], x)
         energy = path.at(there)
         state, tuning = sampler.init(energy, x, key=key_init)
@@ -190,7 +197,7 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
         key, key_resample, *key_moves = jax.random.split(key, 2 + method.num_moves)
         there = schedule.betas[i]
         w = _usable(jax.vmap(lambda x: path.increment(x, here, there))(x)).reshape(shape)
-        index = _systematic(w, key_resample) + shape[1] * jnp.arange(shape[0])[:, None]
+        index = systematic(w, key_resample) + shape[1] * jnp.arange(shape[0])[:, None]
         x = jax.tree.map(lambda a: a[index.reshape(-1)], x)
         energy = path.at(there)
         tuning = jax.tree.map(lambda a: a[i], schedule.tunings)
@@ -230,26 +237,9 @@ def _usable(log_weight: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.isnan(log_weight) | (log_weight == jnp.inf), -jnp.inf, log_weight)
 
 
-def _systematic(log_weight: Float[Array, "p n"], key) -> Int[Array, "p n"]:
-    """Indices of the survivors of each population, one uniform number a population.
-
-    Particle i gets ⌊n C_i + u⌋ − ⌊n C_{i−1} + u⌋ places, C the cumulative weight.
-    """
-    num = log_weight.shape[1]
-    top = jnp.max(log_weight, axis=1, keepdims=True)
-    weight = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
-    weight = jnp.where(jnp.isfinite(top), weight, 1.0)  # nobody has any: all stay
-    total = jnp.cumsum(weight, axis=1)
-    share = total / total[:, -1:]
-    u = jax.random.uniform(key, (log_weight.shape[0], 1), share.dtype)
-    places = (jnp.arange(num) + u) / num
-    index = jax.vmap(lambda c, p: jnp.searchsorted(c, p, side="right"))(share, places)
-    # rounding may leave the last places beyond the last particle that weighs anything
-    heavy = num - 1 - jnp.argmax((weight > 0)[:, ::-1], axis=1)[:, None]
-    return jnp.minimum(index, heavy).astype(jnp.int32)
-
-
-def _answer(method, energy, x, log_density, log_weights, betas, acceptance, start) -> Population:
+def _answer(
+    method, energy, x, log_density, log_weights, betas, acceptance, start, precision
+) -> Population:
     num_populations, num_particles = log_density.shape
     num_moves = (_TUNING_STEPS + _BISECTIONS) * max(num_particles, 128)
     cost = method.sampler.evaluations_per_step(energy)
@@ -288,7 +278,10 @@ def _answer(method, energy, x, log_density, log_weights, betas, acceptance, star
     checks = [
         (finite, "no particle has a finite, positive weight"),
         (bool(betas[-1] == 1.0), f"{len(betas) - 1} rungs led only to beta = {betas[-1]:.3g}"),
-        (std_err <= 0.25, f"standard error {std_err:.3g} nat of log Z is above 0.25"),
+        (
+            std_err <= precision,
+            f"standard error {std_err:.3g} nat of log Z is above the {precision:g} asked for",
+        ),
         (
             ess >= num_populations / 2,
             f"{ess:.1f} effective populations of {num_populations}: a few decide the answer",

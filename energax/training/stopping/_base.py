@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from energax.energies._base import AbstractEnergy, AbstractPath, batched, partition_trainable
+from energax.partition._base import mean_of
 from energax.samplers._base import AbstractSampler, State, run
+from energax.samplers.tempering._base import systematic
 from energax.spaces import Point
 
 NUM_GROUPS, GROUP_SIZE = 16, 8
@@ -108,13 +110,10 @@ class Walkers(eqx.Module):
             top = log_weight.max(axis=1, keepdims=True)
             top = np.where(np.isfinite(top), top, 0.0)
             groups = self.level + top[:, 0] + np.log(np.exp(log_weight - top).mean(axis=1))
-        most = groups.max()
         if not np.isfinite(groups).all():
-            return float(most), np.inf
-        ratio = np.exp(groups - most)
-        relative = ratio.std(ddof=1) / np.sqrt(NUM_GROUPS) / ratio.mean()
-        error = max(float(relative), float(groups.std(ddof=1) / np.sqrt(NUM_GROUPS)))
-        return float(most + np.log(ratio.mean()) + relative**2 / 2), error
+            return float(groups.max()), np.inf
+        value, relative = mean_of(groups)
+        return value, max(relative, float(groups.std(ddof=1) / np.sqrt(NUM_GROUPS)))
 
 
 @eqx.filter_jit
@@ -258,10 +257,7 @@ def _resampled(state: State, log_weight, key):
     alive = total[:, 0] > 0
     ess = jnp.where(alive, total[:, 0] ** 2 / jnp.maximum(jnp.sum(weight**2, axis=1), 1e-30), size)
     again = (ess < 0.5 * size) & alive
-    cumulative = jnp.cumsum(weight, axis=1) / jnp.maximum(total, 1e-30)
-    places = (jnp.arange(size) + jax.random.uniform(key, (groups, 1))) / size
-    chosen = jnp.sum(cumulative[:, None, :] < places[:, :, None], axis=2)
-    chosen = jnp.where(again[:, None], jnp.minimum(chosen, size - 1), jnp.arange(size))
+    chosen = jnp.where(again[:, None], systematic(log_weight, key), jnp.arange(size))
     index = (chosen + size * jnp.arange(groups)[:, None]).reshape(-1)
 
     def take(a):  # what a kernel's state holds of each chain has the chains as its first axis

@@ -18,7 +18,7 @@ from energax.energies._base import (
 )
 from energax.energies.reference import fitted_base
 from energax.objectives.likelihood import all_log_densities, num_exact_states, sums_a_layer
-from energax.partition._base import in_float64
+from energax.partition.exact._base import float64_or_32
 from energax.samplers.choose import default_sampler
 from energax.spaces import Point, num_rows
 from energax.training._base import History, Stopping
@@ -402,14 +402,9 @@ def _log_densities(energy: AbstractEnergy, rows: Point) -> Array:
 
 def exact_log_z(energy: AbstractEnergy) -> float:
     """log Z known or by a sum over states or a layer, in float64 where the energy allows it."""
-    try:
-        with jax.enable_x64(True):
-            return float(_summed(in_float64(energy)))
-    except (TypeError, ValueError):
-        return float(_summed(energy))
+    return float64_or_32(energy, _summed)
 
 
-@eqx.filter_jit
 def _summed(energy):
     if isinstance(energy, AbstractNormalised):
         return energy.log_z
