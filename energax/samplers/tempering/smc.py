@@ -24,10 +24,10 @@ from energax.energies._base import (
 from energax.energies.reference import default_base
 from energax.random import as_key
 from energax.results import LogZ, Population, Verdict
-from energax.samplers._base import AbstractPopulationMethod, AbstractSampler, run
-from energax.samplers.tempering._base import systematic
+from energax.samplers._base import AbstractPopulationMethod, AbstractSampler, State, run
+from energax.samplers.tempering._base import at_other_beta, systematic
 
-_TUNING_STEPS = 40
+_TUNING_STEPS = 24
 """Of the pilot population at each rung."""
 _BISECTIONS = 24
 
@@ -122,21 +122,18 @@ class TemperedSMC(AbstractPopulationMethod):
 def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
     """One population that finds rungs and tunings."""
     sampler, given = method.sampler, method.betas
-    num = max(method.num_particles, 128)
+    num = _num_pilots(method)
     most = method.max_rungs if given is None else given.shape[0]
-    key_draw, key = jax.random.split(key)
+    key_draw, key_init, key = jax.random.split(key, 3)
     x = path.draw(num, key=key_draw)
-    example = jax.eval_shape(lambda: sampler.init(path.at(1.0), x, key=key)[1])
+    state, example = sampler.init(path.at(1.0), x, key=key_init)
     tunings = jax.tree.map(lambda a: jnp.zeros((most, *a.shape), a.dtype), example)
 
-    def log_weights(x, here, there):
-        return _usable(jax.vmap(lambda x: path.increment(x, here, there))(x))
-
-    def next_beta(x, here):
+    def next_beta(weights, here):
         """The largest β whose weights keep the effective share; 1 if it does."""
 
         def enough(there):
-            w = log_weights(x, here, there)
+            w = weights(there)
             top = jnp.max(w)
             w = jnp.exp(w - jnp.where(jnp.isfinite(top), top, 0.0))
             return jnp.sum(w) ** 2 >= method.ess * num * jnp.sum(w**2)
@@ -153,13 +150,14 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
         return jnp.where(enough(jnp.ones_like(here)), 1.0, jnp.minimum(here + step, 1.0))
 
     def rung(carry):
-        x, here, betas, tunings, i, key = carry
+        state, known, here, betas, tunings, i, key = carry
         key, key_resample, key_init, key_tune = jax.random.split(key, 4)
-        there = next_beta(x, here) if given is None else given[i]
-        index = systematic(log_weights(x, here, there)[None], key_resample)[0]
-        x = jax.tree.map(lambda a: a[index], x)
+        weights = _increments(path, state, known, here)
+        there = next_beta(weights, here) if given is None else given[i]
+        index = systematic(weights(there)[None], key_resample)[0]
+        state = _survivors(sampler, path, state, index, known, there, key_init)
         energy = path.at(there)
-        state, tuning = sampler.init(energy, x, key=key_init)
+        tuning = sampler.init(energy, state.x, key=key_init)[1]
         state, tuning, _ = run(
             sampler,
             energy,
@@ -171,14 +169,14 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
             keep=False,
         )
         tunings = jax.tree.map(lambda all_, one: all_.at[i].set(one), tunings, tuning)
-        return state.x, there, betas.at[i].set(there), tunings, i + 1, key
+        return state, there, there, betas.at[i].set(there), tunings, i + 1, key
 
     def unfinished(carry):
-        return (carry[1] < 1) & (carry[4] < most)
+        return (carry[2] < 1) & (carry[5] < most)
 
-    zero = jnp.zeros((), float)
-    carry = x, zero, jnp.zeros(most, float), tunings, jnp.zeros((), jnp.int32), key
-    _, _, betas, tunings, count, _ = jax.lax.while_loop(unfinished, rung, carry)
+    one, zero = jnp.ones((), float), jnp.zeros((), float)
+    carry = state, one, zero, jnp.zeros(most, float), tunings, jnp.zeros((), jnp.int32), key
+    _, _, _, betas, tunings, count, _ = jax.lax.while_loop(unfinished, rung, carry)
     return PopulationSchedule(betas, tunings, count)
 
 
@@ -189,26 +187,26 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
     shape = method.num_populations, method.num_particles
     num = shape[0] * shape[1]
     most = schedule.betas.shape[0]
-    key_draw, key = jax.random.split(key)
-    x = path.draw(num, key=key_draw)
+    key_draw, key_init, key = jax.random.split(key, 3)
+    state, _ = sampler.init(path.at(1.0), path.draw(num, key=key_draw), key=key_init)
 
     def rung(carry):
-        x, here, log_means, acceptance, i, key = carry
-        key, key_resample, *key_moves = jax.random.split(key, 2 + method.num_moves)
+        state, known, here, log_means, acceptance, i, key = carry
+        key, key_resample, key_init, *key_moves = jax.random.split(key, 3 + method.num_moves)
         there = schedule.betas[i]
-        w = _usable(jax.vmap(lambda x: path.increment(x, here, there))(x)).reshape(shape)
+        w = _increments(path, state, known, here)(there).reshape(shape)
         index = systematic(w, key_resample) + shape[1] * jnp.arange(shape[0])[:, None]
-        x = jax.tree.map(lambda a: a[index.reshape(-1)], x)
+        state = _survivors(sampler, path, state, index.reshape(-1), known, there, key_init)
         energy = path.at(there)
         tuning = jax.tree.map(lambda a: a[i], schedule.tunings)
-        state = sampler.init(energy, x, key=key)[0]
         accepted = jnp.zeros((), acceptance.dtype)
         for key_move in key_moves:
             state, info = sampler.step(energy, state, tuning, key=key_move)
             accepted = accepted + jnp.mean(info.acceptance) / method.num_moves
         log_mean = jax.nn.logsumexp(w, axis=1) - np.log(shape[1])
         return (
-            state.x,
+            state,
+            there,
             there,
             log_means.at[i].set(log_mean),
             acceptance.at[i].set(accepted),
@@ -217,19 +215,45 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
         )
 
     carry = (
-        x,
+        state,
+        jnp.ones((), float),
         jnp.zeros((), float),
         jnp.zeros((most, shape[0]), float),
         jnp.zeros(most, float),
         jnp.zeros((), jnp.int32),
         key,
     )
-    x, _, log_means, acceptance, _, _ = jax.lax.while_loop(
-        lambda carry: carry[4] < schedule.num, rung, carry
+    state, _, _, log_means, acceptance, _, _ = jax.lax.while_loop(
+        lambda carry: carry[5] < schedule.num, rung, carry
     )
-    f = batched(path.at(1.0), x).reshape(shape)
-    x = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), x)
-    return x, f, log_means, acceptance
+    f = state.log_density if type(state) is State else batched(path.at(1.0), state.x)
+    x = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), state.x)
+    return x, f.reshape(shape), log_means, acceptance
+
+
+def _num_pilots(method: TemperedSMC) -> int:
+    return max(method.num_particles // 2, 128)
+
+
+def _increments(path: AbstractPath, state: State, known, here):
+    """β ↦ f_β(x) − f_here(x) of every particle; `state` holds f_known.
+
+    On a linear path (β − here) (f_known − f_0)/known: no evaluation of the energy is needed.
+    """
+    if path.is_linear:
+        start = jax.vmap(path.start_log_density)(state.x)
+        slope = (state.log_density - start) / known
+        return lambda there: _usable((there - here) * slope)
+    increment = jax.vmap(path.increment, in_axes=(0, None, None))
+    return lambda there: _usable(increment(state.x, here, there))
+
+
+def _survivors(sampler, path: AbstractPath, state: State, index, known, there, key) -> State:
+    """The particles chosen by `index`, of a state known at one β, as they are at another."""
+    if type(state) is State:
+        return at_other_beta(sampler, path, jax.tree.map(lambda a: a[index], state), known, there)
+    x = jax.tree.map(lambda a: a[index], state.x)
+    return sampler.init(path.at(there), x, key=key)[0]
 
 
 def _usable(log_weight: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -241,10 +265,9 @@ def _answer(
     method, energy, x, log_density, log_weights, betas, acceptance, start, precision
 ) -> Population:
     num_populations, num_particles = log_density.shape
-    num_moves = (_TUNING_STEPS + _BISECTIONS) * max(num_particles, 128)
-    cost = method.sampler.evaluations_per_step(energy)
-    each = num_populations * num_particles * (method.num_moves * cost + 2) + num_moves * cost
-    num_evaluations = int((len(betas) - 1) * each)
+    cost, num = method.sampler.evaluations_per_step(energy), num_populations * num_particles
+    each = num * method.num_moves * cost + _num_pilots(method) * (_TUNING_STEPS * cost + 1)
+    num_evaluations = int((len(betas) - 1) * each + num + _num_pilots(method))
 
     top = log_weights.max()
     finite = bool(np.isfinite(top))
