@@ -110,8 +110,9 @@ def mcse_sd(x: Any) -> np.ndarray:
     """Monte Carlo standard error of the sd, √(Var(V)/4V) for the variance V = E[d²], d = x − mean.
 
     The delta method of arXiv:1903.08008, section 4.4, to second order: Var(V) =
-    (E[d⁴] − V²)/ess_sd + 2 mcse_mean⁴. The last term, safely wide, matters where d² hardly varies,
-    as for a spin of even odds. (ArviZ puts the ESS of x, not of d², in its place.)
+    (E[d⁴] − V²)/ess_sd + 16 mcse_mean⁴. The last term matters where d² hardly varies, as for a spin
+    of even odds: a mean that is off by k of its errors takes k² mcse_mean² from V, which four errors
+    of this size still hold at k = 4. (ArviZ puts the ESS of x, not of d², in its place.)
 
     **Arguments:** `x`: (num_chains, num_draws, num_quantities). **Returns:** (num_quantities,).
     """
@@ -297,7 +298,7 @@ def _measure_block(x, names, scores, num_superchains) -> dict[str, Any]:
             square = v * v
             second, fourth = variance[rows], np.einsum("qcn,qcn->q", square, square) / size
             error = np.maximum(fourth - second**2, 0.0) / got["ess_sd"]
-            error += 2 * (second / got["ess_mean"]) ** 2
+            error += 16 * (second / got["ess_mean"]) ** 2
             got["mcse_sd"] = np.sqrt(error / (4 * second)) * (spread * unit)[rows]
         for name in wanted & got.keys():
             result[name][rows] = got[name]

@@ -142,7 +142,8 @@ def test_units_do_not_matter():
 def test_standard_errors_are_what_repetition_shows():
     """400 independent repetitions as quantities; Gaussian, skew, and two spins.
 
-    That of the sd of a spin of nearly even odds, where the first order vanishes, is up to √3 wide.
+    That of the sd of a spin of nearly even odds, where the first order vanishes, is wide on
+    purpose: V is off by the mean's error squared, whose spread is √2 mcse² where 4 mcse² is said.
     """
     rng = np.random.default_rng(7)
     x = ar1(rng, (4, 1000, 1600), 0.8)
@@ -155,7 +156,7 @@ def test_standard_errors_are_what_repetition_shows():
         for value, error in ((s.mean, s.mcse_mean), (s.sd, s.mcse_sd)):
             ratio = np.sqrt(np.mean(error[part] ** 2)) / value[part].std()
             even_spin = value is s.sd and start == 800
-            assert 0.82 < ratio < (1.9 if even_spin else 1.2), (start, ratio)
+            assert 0.82 < ratio < (2.9 if even_spin else 1.2), (start, ratio)
 
 
 def test_ess_of_an_autoregression_is_the_known_one():
