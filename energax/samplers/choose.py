@@ -43,7 +43,7 @@ __all__ = ["default_sampler", "initial_points", "sample"]
 
 _FIRST_SHARE = 0.3  # of the budget, for plain chains that do not come nearer to agreeing
 _LEAST_SHARE = 0.3  # of the budget, that another sampler can do something with
-_MANY = 20  # coordinates, above which a metric and long paths pay
+_MANY = 15  # coordinates, above which a metric and long paths pay
 _WIDEN = 1.5  # the base of the tempering against the spread of the plain chains
 
 
@@ -79,7 +79,7 @@ def _local_samplers(energy: AbstractEnergy) -> list[AbstractSampler]:
     """
     local = default_sampler(energy)
     if isinstance(local, MALA) and energy.space.num_sites > _MANY:
-        return [ChEES(max_leapfrog=128), local]
+        return [ChEES(max_leapfrog=128, target_acceptance=0.9), local]
     return [local]
 
 

@@ -21,7 +21,13 @@ from energax.samplers.driver.answer import answer
 from energax.samplers.driver.ascent import NUM_STEPS, ascend
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved
-from energax.samplers.driver.starts import Candidates, is_low, num_candidates, spread_among
+from energax.samplers.driver.starts import (
+    Candidates,
+    is_low,
+    num_candidates,
+    share_out,
+    spread_among,
+)
 from energax.samplers.driver.tails import slowest_fall, tail_reason
 from energax.samplers.driver.verdict import (
     assess,
@@ -243,7 +249,10 @@ class Job:
             peaks, height = self.peaks
             usual = height >= least
             found |= bool(usual.any())
-            x = spread_among(x, jax.tree.map(lambda a: a[usual], peaks), num_starts)
+            peaks = jax.tree.map(lambda a: a[usual], peaks)
+            low, rows = is_low(self.energy.space), _rows(kept)
+            shared = None if low else share_out(peaks, rows, num_starts)
+            x = spread_among(x, peaks, num_starts) if shared is None else shared
         if found:
             x = self._spread(self._shared(x))
             self.state, _ = _init(self.sampler, self.energy, x, key_init)

@@ -139,7 +139,7 @@ class Candidates:
     def starts(self, num: int) -> Point:
         """Half of them mirror pairs, half spread over what carries the weight; (num, *event)."""
         heavy = self._heavy(num // 2)
-        places = heavy[_far_apart([leaf[heavy] for leaf in self._leaves], num // 2)]
+        places = heavy[_far_apart([leaf[heavy] for leaf in self._leaves], num // 2)[0]]
         places = np.concatenate([self._pairs(num - num // 2), places]).astype(int)
         return self._points([leaf[places] for leaf in self._leaves])
 
@@ -153,7 +153,7 @@ class Candidates:
             np.concatenate([np.asarray(chains), leaf[heavy]])
             for chains, leaf in zip(jax.tree.leaves(x), self._leaves, strict=True)
         ]
-        places = _far_apart(leaves, num)
+        places, _ = _far_apart(leaves, num)
         return self._points([leaf[places] for leaf in leaves]), len(heavy) > 0
 
     def _points(self, leaves: list[Any]) -> Point:
@@ -189,19 +189,44 @@ def spread_among(x: Point, others: Point, num: int) -> Point:
         np.concatenate([np.asarray(a), np.asarray(b)])
         for a, b in zip(leaves, jax.tree.leaves(others), strict=True)
     ]
-    places = _far_apart(both, num)
+    places, _ = _far_apart(both, num)
     return jax.tree.unflatten(structure, jax.device_put([a[places] for a in both]))
 
 
-def _far_apart(leaves: list[np.ndarray], num: int) -> list[int]:
-    """Numbers of `num` points, each the farthest from those before, in units of the sd."""
-    points = np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
-    points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-300)
-    chosen, distance = [0], np.full(len(points), np.inf)
+def share_out(peaks: Point, draws: Point, num: int) -> Point | None:
+    """`num` points, as many at each peak; None where there is one, or not two for each.
+
+    A chain that alone stands in a mode may leave it before anyone has noticed. Peaks are apart if
+    their coordinates differ by 0.1 sd of the draws, in root mean square.
+    """
+    leaves, structure = jax.tree.flatten(peaks)
+    places, distance = _far_apart(leaves, num, like=jax.tree.leaves(draws))
+    size = sum(leaf[0].size for leaf in leaves)
+    count = 1 + int((distance[1:] > 0.01 * size).sum())
+    if not 2 <= count <= num // 2:
+        return None
+    shared = [places[i % count] for i in range(num)]
+    return jax.tree.unflatten(structure, jax.device_put([a[shared] for a in leaves]))
+
+
+def _far_apart(
+    leaves: list[np.ndarray], num: int, like: list[np.ndarray] | None = None
+) -> tuple[list[int], np.ndarray]:
+    """Numbers of `num` points, each the farthest from those before, in units of the sd (of `like`);
+    and the square of that distance (inf for the first)."""
+
+    def flat(leaves):
+        return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
+
+    points = flat(leaves)
+    scale = points.std(0) if like is None else flat(like).std(0)
+    points = (points - points.mean(0)) / np.maximum(scale, 1e-300)
+    chosen, distance, found = [0], np.full(len(points), np.inf), [np.inf]
     while len(chosen) < min(num, len(points)):
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
         chosen.append(int(distance.argmax()))
-    return [chosen[i % len(chosen)] for i in range(num)]
+        found.append(float(distance[chosen[-1]]))
+    return [chosen[i % len(chosen)] for i in range(num)], np.array(found)
 
 
 def _scattered(
