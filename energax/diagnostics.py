@@ -111,8 +111,8 @@ def mcse_sd(x: Any) -> np.ndarray:
 
     The delta method of arXiv:1903.08008, section 4.4, to second order: Var(V) =
     (E[d⁴] − V²)/ess_sd + 16 mcse_mean⁴. The last term matters where d² hardly varies, as for a spin
-    of even odds: a mean off by k of its errors takes k² mcse_mean² from V, which four errors of this
-    size still hold at k = 4. (ArviZ puts the ESS of x, not of d², in its place.)
+    of even odds: a mean off by k of its errors takes k² mcse_mean² from V, which four errors of
+    this size still hold at k = 4. (ArviZ puts the ESS of x, not of d², in its place.)
 
     **Arguments:** `x`: (num_chains, num_draws, num_quantities). **Returns:** (num_quantities,).
     """
