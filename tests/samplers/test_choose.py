@@ -254,6 +254,17 @@ def test_thinning_is_even_over_chains_and_time(num, chains):
     assert np.all(chain // (chains // len(rows)) == rows)
 
 
+def test_a_thinned_history_lets_go_of_the_blocks_it_came_from():
+    history = History(64)
+    for _ in range(40):
+        history.add(jnp.zeros((32, 4, 50)), jnp.zeros((32, 4)))
+    assert history.thin == 32 and history.num_kept <= 64
+    for leaves, log_density in history._blocks:
+        for a in (*leaves, log_density):
+            owner = a if a.base is None else a.base
+            assert owner.nbytes <= 2 * a.nbytes
+
+
 def test_a_long_history_is_thinned_by_two_again_and_again():
     history = History(100)
     for start in range(0, 1_024, 64):

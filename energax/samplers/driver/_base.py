@@ -25,7 +25,10 @@ class History:
         leaves, self._structure = jax.tree.flatten(x)
         steps = len(log_density) - drop
         keep = slice((-self.num_steps - 1) % self.thin, steps, self.thin)
-        self._blocks.append(([np.asarray(a)[keep] for a in leaves], np.asarray(log_density)[keep]))
+        kept = [np.asarray(a)[keep] for a in (*leaves, log_density)]
+        if len(kept[-1]) < len(log_density):  # a view would hold the whole block
+            kept = [a.copy() for a in kept]
+        self._blocks.append((kept[:-1], kept[-1]))
         self.num_steps += steps
         if self.num_kept > self._most:
             self.thin *= 2
