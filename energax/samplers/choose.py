@@ -30,6 +30,7 @@ from energax.samplers.driver.choose import Job
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved, fingerprint
 from energax.samplers.driver.starts import initial_points
+from energax.samplers.driver.verdict import DIVERGENCES_ALLOWED
 from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
 from energax.samplers.hamiltonian import ChEES
 from energax.samplers.langevin import MALA
@@ -75,7 +76,8 @@ def _local_samplers(energy: AbstractEnergy) -> list[AbstractSampler]:
     """The local samplers that `sample` tries by turns.
 
     In many dimensions ChEES first, which learns a metric and a path length of its own; MALA, whose
-    tails are safer, where it does not do.
+    tails are safer, where its chains do not agree. Where its steps diverge nothing follows: that is
+    how a narrow place tells of itself, which MALA would pass by.
     """
     local = default_sampler(energy)
     if isinstance(local, MALA) and energy.space.num_sites > _MANY:
@@ -220,7 +222,8 @@ def _by_plan(
     most = left = limits["max_evaluations"]
     earlier: list[Kept] = []
     peaks = None
-    for local in _local_samplers(energy):
+    samplers = _local_samplers(energy)
+    for local in samplers:
         job = Job(energy, local, name=name_of(local), share=_FIRST_SHARE, **limits)
         job.earlier, job.peaks = tuple(earlier), peaks
         job.looks_for_peaks = peaks is None and is_real(energy.space) and _is_smooth(energy)
@@ -231,6 +234,8 @@ def _by_plan(
         earlier += [] if job.kept is None else [job.kept]
         few = left < _LEAST_SHARE * most
         last = job.hopeless or few or draws.time_limited or limits["num_chains"] == 1
+        # MALA would step into the same narrow places as rarely, and not tell
+        last |= local is not samplers[-1] and job.share_divergent > DIVERGENCES_ALLOWED
         if draws.reliable or last:
             return dataclasses.replace(draws, num_evaluations=most - left)
     mean, variance = jax.tree.map(jnp.asarray, pooled_moments(earlier))

@@ -118,6 +118,18 @@ def test_the_principal_direction_shows_what_no_coordinate_does():
     assert gap > 5 > 3 * abs(x[:, :4].mean((0, 1)) - x[:, 4:].mean((0, 1))).max()
 
 
+@pytest.mark.slow
+def test_a_neck_that_paths_diverge_in_is_told():
+    """Neal's funnel in 20-d; MALA after ChEES took sd 1.5 ± 0.05 for the 1.7 of v, and was sure."""
+
+    def f(x):
+        return -0.5 * (x[0] / 2.0) ** 2 - 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) - 9.5 * x[0]
+
+    with pytest.warns(UnreliableResult, match="of the steps met"):
+        draws = ex.sample(ex.from_log_density(f, ex.Real((20,))), 100, key=ex.random.key(3))
+    assert draws.sampler == "ChEES"
+
+
 def test_a_sampler_of_your_own_is_the_only_one_tried():
     energy = mixture([[-9.0], [9.0]], [1.0, 1.0], [0.5, 0.5])
     draws = quietly(energy, 0, sampler=ex.samplers.MALA(), max_evaluations=100_000)

@@ -97,6 +97,7 @@ class Job:
         self.hopeless = self.given = False
         self.point_size = sum(math.prod(s) for s in _shapes(energy.space.shape))
         self.acceptance, self.num_divergent, self.warmup = 0.0, 0, 0
+        self.share_divergent = 0.0
         self.mesh = _mesh(num_chains)
 
     def run(
@@ -132,8 +133,8 @@ class Job:
         assessment = self._sample(history, num_steps, enough, bar)
         self.kept = kept = assessment.kept
         used = len(kept.log_density) * history.thin
-        share = self.num_divergent / (history.num_steps * self.num_chains)
         name = self.name
+        self.share_divergent = share = self.num_divergent / (history.num_steps * self.num_chains)
         reasons = kernel_reasons(name, self.sampler.is_exact, self.num_chains, share)
         reasons += assessment.reasons
         reasons += self.sampler.doubts(self.state, self.tuning)

@@ -16,7 +16,9 @@ ESS_NEEDED = 400
 MCSE_ALLOWED = 0.1
 """The largest Monte Carlo error of a mean that is called reliable, in standard deviations."""
 
-_DIVERGENCES_ALLOWED = 1e-3
+DIVERGENCES_ALLOWED = 1e-3
+"""The largest share of all steps that may diverge in a sample that is called reliable."""
+
 _GROWTH_ALLOWED = 2.0
 
 
@@ -144,7 +146,7 @@ def kernel_reasons(name: str, is_exact: bool, num_chains: int, share_divergent: 
             f"{name} is unadjusted: its step-size bias is not measured; use MALA(), or compare "
             "runs at two step sizes yourself"
         )
-    if share_divergent > _DIVERGENCES_ALLOWED:
+    if share_divergent > DIVERGENCES_ALLOWED:
         reasons.append(
             f"{100 * share_divergent:.2g} % of the steps met an f that is NaN or +inf, or an "
             "energy jump over 1000: what lies there is not explored; mend f (-inf is the value "
