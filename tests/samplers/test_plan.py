@@ -11,6 +11,7 @@ import energax as ex
 from energax.results import UnreliableResult
 from energax.samplers.driver._base import Kept
 from energax.samplers.driver.ascent import ascend
+from energax.samplers.driver.starts import share_out
 from energax.samplers.driver.verdict import forgotten
 
 
@@ -116,6 +117,19 @@ def test_the_principal_direction_shows_what_no_coordinate_does():
     first = along[..., 0]
     gap = abs(first[:4].mean() - first[4:].mean()) / first[:4].std()
     assert gap > 5 > 3 * abs(x[:, :4].mean((0, 1)) - x[:, 4:].mean((0, 1))).max()
+
+
+def test_every_peak_gets_as_many_chains():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(500, 30))
+    climbed = 1e-4 * rng.normal(size=(60, 30))
+    assert share_out(climbed, draws, 8) is None
+    climbed[::20] += 2.0  # 3 of 60
+    starts = share_out(climbed, draws, 8)
+    assert starts is not None and starts.shape == (8, 30)
+    assert int((np.asarray(starts)[:, 0] > 1.0).sum()) == 4
+    climbed[::3] += 5 * rng.normal(size=(20, 1))  # more peaks than pairs of chains
+    assert share_out(climbed, draws, 8) is None
 
 
 @pytest.mark.slow
