@@ -170,3 +170,17 @@ def test_known_sums_and_ising_figures():
     assert ex.log_z(wide, key=KEY).std_err == 0  # the ten hidden units are summed
     base = ex.energies.Poisson([2.0, 3.0])
     assert ex.log_z(base, key=KEY).value == pytest.approx(5.0, abs=1e-5)
+
+
+def test_quadrature_sums_a_switch_where_f_is_huge():
+    """Far out f is −10¹⁹ for both states, and its own rounding used to sum to +inf."""
+
+    def f(x):
+        b = x["b"][0]
+        return b * np.log(0.3 / 0.7) - 0.5 * jnp.sum((x["a"] - (2 * b - 1)) ** 2) / 0.64
+
+    energy = ex.from_log_density(f, ex.Record(a=ex.Real((2,)), b=ex.Binary((1,))))
+    z = ex.log_z(energy, key=ex.random.key(0))
+    truth = -np.log(0.7) + np.log(2 * np.pi * 0.64)
+    assert z.reliable and z.method == "quadrature"
+    assert abs(z.value - truth) < 1e-4 + 4 * z.std_err and z.std_err < 0.01

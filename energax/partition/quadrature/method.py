@@ -119,9 +119,19 @@ def _log_density(energy: AbstractEnergy, y):
 
     def one(point):
         f = jax.vmap(energy.log_density)(split.points(point))
-        return jax.nn.logsumexp(f) if split.num_states > 1 else f[0]
+        return _log_sum(f) if split.num_states > 1 else f[0]
 
     return jax.vmap(one)(y)
+
+
+def _log_sum(f):
+    """log Σ exp(f). Where f is −10¹⁹, f computed twice by XLA differs by thousands, and the usual
+    exp(f − max f) is +inf; no term is above 1."""
+    top = jnp.max(f)
+    base = jnp.where(jnp.isfinite(top), top, 0.0)
+    excess = jnp.where(f == top, 0.0, jnp.minimum(f - base, 0.0))
+    total = jnp.log(jnp.sum(jnp.exp(excess))) + base
+    return jnp.where(jnp.isfinite(top), total, top)
 
 
 class _Evaluator:
