@@ -140,7 +140,8 @@ def test_a_neck_that_paths_diverge_in_is_told():
         return -0.5 * (x[0] / 2.0) ** 2 - 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) - 9.5 * x[0]
 
     with pytest.warns(UnreliableResult, match="of the steps met"):
-        draws = ex.sample(ex.from_log_density(f, ex.Real((20,))), 100, key=ex.random.key(3))
+        energy = ex.from_log_density(f, ex.Real((20,)))
+        draws = ex.sample(energy, 100, key=ex.random.key(3), max_evaluations=1_000_000)
     assert draws.sampler == "ChEES"
 
 
