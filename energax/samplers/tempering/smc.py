@@ -33,11 +33,15 @@ _BISECTIONS = 24
 
 
 class PopulationSchedule(eqx.Module):
-    """What the pilot found: rungs above 0 and the tuning at each; only the first `num` are used."""
+    """What the pilot found: rungs above 0 and the tuning at each; only the first `num` are used.
+
+    `is_carried`: whether f and ∇f of a state go along the path without evaluations.
+    """
 
     betas: Float[Array, " most"]
     tunings: Any
     num: Int[Array, ""]
+    is_carried: bool = eqx.field(static=True)
 
 
 class TemperedSMC(AbstractPopulationMethod):
@@ -113,6 +117,7 @@ class TemperedSMC(AbstractPopulationMethod):
             log_weights,
             betas,
             np.asarray(acceptance, np.float64)[:num],
+            schedule.is_carried,
             start,
             precision,
         )
@@ -127,6 +132,7 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
     key_draw, key_init, key = jax.random.split(key, 3)
     x = path.draw(num, key=key_draw)
     state, example = sampler.init(path.at(1.0), x, key=key_init)
+    is_carried = path.is_linear and type(state) is State
     tunings = jax.tree.map(lambda a: jnp.zeros((most, *a.shape), a.dtype), example)
 
     def next_beta(weights, here):
@@ -150,12 +156,12 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
         return jnp.where(enough(jnp.ones_like(here)), 1.0, jnp.minimum(here + step, 1.0))
 
     def rung(carry):
-        state, known, here, betas, tunings, i, key = carry
+        state, here, betas, tunings, i, key = carry
         key, key_resample, key_init, key_tune = jax.random.split(key, 4)
-        weights = _increments(path, state, known, here)
+        weights = _increments(path, state, here, is_carried)
         there = next_beta(weights, here) if given is None else given[i]
         index = systematic(weights(there)[None], key_resample)[0]
-        state = _survivors(sampler, path, state, index, known, there, key_init)
+        state = _survivors(sampler, path, state, index, here, there, is_carried, key_init)
         energy = path.at(there)
         tuning = sampler.init(energy, state.x, key=key_init)[1]
         state, tuning, _ = run(
@@ -169,15 +175,15 @@ def _pilot(method: TemperedSMC, path: AbstractPath, key) -> PopulationSchedule:
             keep=False,
         )
         tunings = jax.tree.map(lambda all_, one: all_.at[i].set(one), tunings, tuning)
-        return state, there, there, betas.at[i].set(there), tunings, i + 1, key
+        return state, there, betas.at[i].set(there), tunings, i + 1, key
 
     def unfinished(carry):
-        return (carry[2] < 1) & (carry[5] < most)
+        return (carry[1] < 1) & (carry[4] < most)
 
-    one, zero = jnp.ones((), float), jnp.zeros((), float)
-    carry = state, one, zero, jnp.zeros(most, float), tunings, jnp.zeros((), jnp.int32), key
-    _, _, _, betas, tunings, count, _ = jax.lax.while_loop(unfinished, rung, carry)
-    return PopulationSchedule(betas, tunings, count)
+    zero = jnp.zeros((), float)
+    carry = state, zero, jnp.zeros(most, float), tunings, jnp.zeros((), jnp.int32), key
+    _, _, betas, tunings, count, _ = jax.lax.while_loop(unfinished, rung, carry)
+    return PopulationSchedule(betas, tunings, count, is_carried)
 
 
 @eqx.filter_jit
@@ -186,17 +192,17 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
     sampler = method.sampler
     shape = method.num_populations, method.num_particles
     num = shape[0] * shape[1]
-    most = schedule.betas.shape[0]
+    most, is_carried = schedule.betas.shape[0], schedule.is_carried
     key_draw, key_init, key = jax.random.split(key, 3)
     state, _ = sampler.init(path.at(1.0), path.draw(num, key=key_draw), key=key_init)
 
     def rung(carry):
-        state, known, here, log_means, acceptance, i, key = carry
+        state, here, log_means, acceptance, i, key = carry
         key, key_resample, key_init, *key_moves = jax.random.split(key, 3 + method.num_moves)
         there = schedule.betas[i]
-        w = _increments(path, state, known, here)(there).reshape(shape)
-        index = systematic(w, key_resample) + shape[1] * jnp.arange(shape[0])[:, None]
-        state = _survivors(sampler, path, state, index.reshape(-1), known, there, key_init)
+        w = _increments(path, state, here, is_carried)(there).reshape(shape)
+        index = (systematic(w, key_resample) + shape[1] * jnp.arange(shape[0])[:, None]).reshape(-1)
+        state = _survivors(sampler, path, state, index, here, there, is_carried, key_init)
         energy = path.at(there)
         tuning = jax.tree.map(lambda a: a[i], schedule.tunings)
         accepted = jnp.zeros((), acceptance.dtype)
@@ -207,7 +213,6 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
         return (
             state,
             there,
-            there,
             log_means.at[i].set(log_mean),
             acceptance.at[i].set(accepted),
             i + 1,
@@ -216,17 +221,18 @@ def _populations(method: TemperedSMC, path: AbstractPath, schedule: PopulationSc
 
     carry = (
         state,
-        jnp.ones((), float),
         jnp.zeros((), float),
         jnp.zeros((most, shape[0]), float),
         jnp.zeros(most, float),
         jnp.zeros((), jnp.int32),
         key,
     )
-    state, _, _, log_means, acceptance, _, _ = jax.lax.while_loop(
-        lambda carry: carry[5] < schedule.num, rung, carry
+    state, last, log_means, acceptance, _, _ = jax.lax.while_loop(
+        lambda carry: carry[4] < schedule.num, rung, carry
     )
-    f = state.log_density if type(state) is State else batched(path.at(1.0), state.x)
+    f = jax.lax.cond(
+        last == 1, lambda s: s.log_density, lambda s: batched(path.at(1.0), s.x), state
+    )
     x = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), state.x)
     return x, f.reshape(shape), log_means, acceptance
 
@@ -235,23 +241,29 @@ def _num_pilots(method: TemperedSMC) -> int:
     return max(method.num_particles // 2, 128)
 
 
-def _increments(path: AbstractPath, state: State, known, here):
-    """β ↦ f_β(x) − f_here(x) of every particle; `state` holds f_known.
+def _known(here):
+    """The β whose f the states hold at the rung `here`: the first ones, of the base, hold f_1."""
+    return jnp.where(here > 0, here, 1.0)
 
-    On a linear path (β − here) (f_known − f_0)/known: no evaluation of the energy is needed.
+
+def _increments(path: AbstractPath, state: State, here, is_carried: bool):
+    """β ↦ f_β(x) − f_here(x) of every particle.
+
+    Carried along a linear path it is (β − here) (f_known − f_0)/known.
     """
-    if path.is_linear:
+    if is_carried:
         start = jax.vmap(path.start_log_density)(state.x)
-        slope = (state.log_density - start) / known
+        slope = (state.log_density - start) / _known(here)
         return lambda there: _usable((there - here) * slope)
     increment = jax.vmap(path.increment, in_axes=(0, None, None))
     return lambda there: _usable(increment(state.x, here, there))
 
 
-def _survivors(sampler, path: AbstractPath, state: State, index, known, there, key) -> State:
-    """The particles chosen by `index`, of a state known at one β, as they are at another."""
-    if type(state) is State:
-        return at_other_beta(sampler, path, jax.tree.map(lambda a: a[index], state), known, there)
+def _survivors(sampler, path: AbstractPath, state: State, index, here, there, is_carried, key):
+    """The particles chosen by `index`, of the rung `here`, as they are at another."""
+    if is_carried:
+        chosen = jax.tree.map(lambda a: a[index], state)
+        return at_other_beta(sampler, path, chosen, _known(here), there)
     x = jax.tree.map(lambda a: a[index], state.x)
     return sampler.init(path.at(there), x, key=key)[0]
 
@@ -262,12 +274,15 @@ def _usable(log_weight: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _answer(
-    method, energy, x, log_density, log_weights, betas, acceptance, start, precision
+    method, energy, x, log_density, log_weights, betas, acceptance, is_carried, start, precision
 ) -> Population:
     num_populations, num_particles = log_density.shape
-    cost, num = method.sampler.evaluations_per_step(energy), num_populations * num_particles
-    each = num * method.num_moves * cost + _num_pilots(method) * (_TUNING_STEPS * cost + 1)
-    num_evaluations = int((len(betas) - 1) * each + num + _num_pilots(method))
+    num_rungs, cost = len(betas) - 1, method.sampler.evaluations_per_step(energy)
+    # Where f is not carried: weights, states anew, and the pilot's look for the next rung
+    anew, look = (0, 0) if is_carried else (2, _BISECTIONS + 1)
+    particle = 1 + num_rungs * (method.num_moves * cost + anew)
+    pilot = 1 + num_rungs * (_TUNING_STEPS * cost + anew + look)
+    num_evaluations = int(num_populations * num_particles * particle + _num_pilots(method) * pilot)
 
     top = log_weights.max()
     finite = bool(np.isfinite(top))
