@@ -10,6 +10,11 @@ from energax import diagnostics
 from energax.spaces import Point
 
 
+def flat_rows(leaves: list[np.ndarray]) -> np.ndarray:
+    """Points, each leaf (num, *part), as float64 (num, coordinates)."""
+    return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
+
+
 class History:
     """The sampling phase: x and f after each step, thinned by two whenever it grows too large."""
 

@@ -249,11 +249,12 @@ class Job:
         if self.peaks is not None:
             peaks, height = self.peaks
             usual = height >= least
-            found |= bool(usual.any())
-            peaks = jax.tree.map(lambda a: a[usual], peaks)
-            low, rows = is_low(self.energy.space), _rows(kept)
-            shared = None if low else share_out(peaks, rows, num_starts)
-            x = spread_among(x, peaks, num_starts) if shared is None else shared
+            if usual.any():
+                found, shared = True, None
+                peaks = jax.tree.map(lambda a: a[usual], peaks)
+                if not is_low(self.energy.space):
+                    shared = share_out(peaks, _rows(kept), num_starts)
+                x = spread_among(x, peaks, num_starts) if shared is None else shared
         if found:
             x = self._spread(self._shared(x))
             self.state, _ = _init(self.sampler, self.energy, x, key_init)

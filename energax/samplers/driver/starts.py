@@ -16,6 +16,7 @@ from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy, batched
 from energax.energies.reference import default_base
+from energax.samplers.driver._base import flat_rows
 from energax.spaces import (
     AbstractArraySpace,
     AbstractSpace,
@@ -132,7 +133,7 @@ class Candidates:
 
     def mean(self) -> tuple[np.ndarray, np.ndarray]:
         """E[x], flat, by self-normalised weights, and its error (Owen 2013, section 9.2)."""
-        x = np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in self._leaves], 1)
+        x = flat_rows(self._leaves)
         mean = self._weight @ x
         return mean, np.sqrt(self._weight**2 @ (x - mean) ** 2)
 
@@ -214,12 +215,8 @@ def _far_apart(
 ) -> tuple[list[int], np.ndarray]:
     """Numbers of `num` points, each the farthest from those before, in units of the sd (of `like`);
     and the square of that distance (inf for the first)."""
-
-    def flat(leaves):
-        return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
-
-    points = flat(leaves)
-    scale = points.std(0) if like is None else flat(like).std(0)
+    points = flat_rows(leaves)
+    scale = points.std(0) if like is None else flat_rows(like).std(0)
     points = (points - points.mean(0)) / np.maximum(scale, 1e-300)
     chosen, distance, found = [0], np.full(len(points), np.inf), [np.inf]
     while len(chosen) < min(num, len(points)):

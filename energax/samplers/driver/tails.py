@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from energax.energies._base import AbstractEnergy, batched
+from energax.samplers.driver._base import flat_rows
 from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
 
 _FAR = 1e3
@@ -75,7 +76,7 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     free = np.flatnonzero(ways.any(0))
     if len(free) == 0:
         return None
-    flat = _flat(leaves)
+    flat = flat_rows(leaves)
     centre = np.median(flat, axis=0)
     reach = np.maximum(abs(flat - centre).max(0), 1e-6 * (1 + abs(centre))) * _FAR
     start = flat[np.linspace(0, len(flat) - 1, _RAYS).astype(int)]
@@ -112,7 +113,3 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     i = int(excess.argmin())
     which = None if i < _RAYS else int(alone[(i - _RAYS) % _RAYS])
     return float(excess[i]), which, bool((fall[:_RAYS] <= 0).all())
-
-
-def _flat(leaves: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
