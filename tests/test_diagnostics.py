@@ -156,7 +156,7 @@ def test_standard_errors_are_what_repetition_shows():
         for value, error in ((s.mean, s.mcse_mean), (s.sd, s.mcse_sd)):
             ratio = np.sqrt(np.mean(error[part] ** 2)) / value[part].std()
             even_spin = value is s.sd and start == 800
-            assert 0.82 < ratio < (2.9 if even_spin else 1.2), (start, ratio)
+            assert 0.82 < ratio < (2.1 if even_spin else 1.2), (start, ratio)
 
 
 def test_ess_of_an_autoregression_is_the_known_one():

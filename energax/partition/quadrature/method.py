@@ -125,13 +125,12 @@ def _log_density(energy: AbstractEnergy, y):
 
 
 def _log_sum(f):
-    """log Σ exp(f). Where f is −10¹⁹, f computed twice by XLA differs by thousands, and the usual
-    exp(f − max f) is +inf; no term is above 1."""
+    """log Σ exp(f). Where f is −10¹⁹, f computed twice by XLA differs by thousands, and exp(f − max
+    f) is +inf or 0 for every term: none is above 1, and their sum not below."""
     top = jnp.max(f)
     base = jnp.where(jnp.isfinite(top), top, 0.0)
-    excess = jnp.where(f == top, 0.0, jnp.minimum(f - base, 0.0))
-    total = jnp.log(jnp.sum(jnp.exp(excess))) + base
-    return jnp.where(jnp.isfinite(top), total, top)
+    total = jnp.sum(jnp.exp(jnp.minimum(f - base, 0.0)))
+    return jnp.where(jnp.isfinite(top), base + jnp.log(jnp.maximum(total, 1.0)), top)
 
 
 class _Evaluator:
