@@ -115,7 +115,7 @@ def test_neighbours_and_blocks_do_not_matter(monkeypatch):
     x[..., 3] = 7.0
     x[0, 3, 4] = np.nan
     together = dg.summarise(x)
-    monkeypatch.setattr(dg, "_BLOCK", 1)  # a quantity a block
+    monkeypatch.setattr(dg.chains, "_BLOCK", 1)  # a quantity a block
     alone = dg.summarise(x)
     for field in vars(together):
         np.testing.assert_allclose(
