@@ -98,7 +98,15 @@ def _rounds(terms: _Terms, data: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
 
 @partial(jax.jit, inline=True)
 def _threefry(data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    return _rounds(_LAX, data, x0, x1)
+    """`_rounds`, with the counter hidden from the compiler by an xor with 0.
+
+    LLVM takes a sum that begins with the index of a loop for an address and tries to simplify it,
+    which for the sums of twenty rounds was most of the time that a sampler took to compile. The 0
+    is one that it does not see through: no square is 5 modulo 16.
+    """
+    five = (data[0] * data[0] & np.uint32(15)) == 5
+    nought = jax.lax.broadcast(five.astype(jnp.uint32), x1.shape)
+    return _rounds(_LAX, data, x0, jax.lax.bitwise_xor(x1, nought))
 
 
 def _at_hand(data: Any) -> np.ndarray | None:

@@ -1,7 +1,10 @@
 """Setup for every test: one thread a worker under xdist, shapes checked, float32 left as it was."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the suite in the background has it ignore Ctrl-C, which some tests press.
@@ -14,6 +17,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one test compiled the next need not, nor another worker, nor the commands that tests
+    # start. The process that starts the workers comes here first.
+    folder = tempfile.mkdtemp(prefix="energax-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 

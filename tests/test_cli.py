@@ -182,7 +182,7 @@ def start_fit(folder, *extra):
         "--hidden",
         "8",
         "--num-steps",
-        "40000",
+        "10000",
         "--objective",
         "pcd:5",
     ]
