@@ -240,11 +240,12 @@ def isolated(setup: str, arguments: dict[str, Any], threads: int | None = None) 
     """What "module:function", called with `arguments` in a process of its own, returns (a dict),
     with its `peak` memory in MiB."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1, os.environ.update, (_thread_limits(threads),)) as pool:
-        return pool.apply(_called, (setup, arguments))
+    with context.Pool(1) as pool:
+        return pool.apply(_called, (setup, arguments, _thread_limits(threads)))
 
 
-def _called(setup: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _called(setup: str, arguments: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    os.environ.update(environment)
     module, function = setup.split(":")
     found = getattr(importlib.import_module(module), function)(**arguments)
     return found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
