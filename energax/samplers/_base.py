@@ -6,6 +6,7 @@ Tuning is frozen after warm-up.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -151,13 +152,14 @@ def run(
     key: Key[Array, ""],
     num_steps: int,
     thin: int = 1,
-    adapt: bool = False,
+    adapt: bool | Bool[Array, ""] = False,
     keep: bool = True,
 ) -> tuple[State, Any, Trace]:
     """The one sampling loop: `num_steps` steps (a multiple of `thin`), keeping every `thin`-th.
 
-    **Arguments:** `num_steps`, `thin`, `adapt`, `keep` are Python values and compile in; `adapt`
-    lets the tuning learn (warm-up); `keep=False` stores no draws.
+    **Arguments:** `num_steps`, `thin`, `keep` are Python values and compile in; `keep=False` stores
+    no draws. `adapt` lets the tuning learn (warm-up): a Python value too, or an array, by which one
+    compiled program serves both.
 
     **Returns:** (State, Tuning, Trace).
     """
@@ -169,8 +171,10 @@ def run(
         step_key, number = scanned
         state, tuning, acceptance, divergent, evaluations = carry
         state, info = sampler.step(energy, state, tuning, key=step_key)
-        if adapt:
-            tuning = _adapted(sampler, tuning, state, info, number)
+        if adapt is not False:
+            # `number` is no constant, so that the branch stays one
+            learns = number >= 0 if adapt is True else adapt
+            tuning = _adapted(sampler, tuning, state, info, learns)
         if info.evaluations is None:
             evaluations = evaluations + sampler.evaluations_per_step(energy)
         else:
@@ -187,8 +191,10 @@ def run(
     zeros = jnp.zeros(num_chains), jnp.zeros(num_chains, int), jnp.zeros(num_chains)
     carry, kept = jax.lax.scan(thinned, (state, tuning, *zeros), (keys, numbers))
     state, tuning, acceptance, divergent, evaluations = carry
-    if adapt:
+    if adapt is True:
         tuning = sampler.freeze(tuning)
+    elif adapt is not False:
+        tuning = _if(adapt, sampler.freeze, tuning)
     x, log_density = (None, None) if kept is None else kept
     trace = Trace(x, log_density, acceptance / num_steps, divergent, evaluations / num_steps)
     return state, tuning, trace
@@ -206,24 +212,29 @@ def together(tree: PyTree) -> PyTree:
     return eqx.combine(jax.lax.with_sharding_constraint(arrays, everywhere), rest)
 
 
-def _adapted(sampler: AbstractSampler, tuning: Any, state: State, info: Info, number) -> Any:
-    """`sampler.adapt`, to the last bit the same on any number of devices.
+def _adapted(sampler: AbstractSampler, tuning: Any, state: State, info: Info, learns) -> Any:
+    """`sampler.adapt` if `learns`, to the last bit the same on any number of devices.
 
     XLA contracts a·b + c to one rounding within what it compiles together, which depends on what
-    stands around. A branch is compiled by itself; it is always taken, as `number` is no constant.
+    stands around. A branch is compiled by itself.
     """
-    given, rest = eqx.partition((tuning, together(state), together(info)), eqx.is_array)
+    return together(_if(learns, sampler.adapt, tuning, together(state), together(info)))
+
+
+def _if(condition, change: Callable, first: PyTree, *others: PyTree) -> PyTree:
+    """`change(first, *others)` if `condition`, a traced value, else `first`."""
+    given, rest = eqx.partition((first, *others), eqx.is_array)
     out_rest = []
 
-    def adapt(given):
-        arrays, others = eqx.partition(sampler.adapt(*eqx.combine(given, rest)), eqx.is_array)
+    def changed(given):
+        arrays, others = eqx.partition(change(*eqx.combine(given, rest)), eqx.is_array)
         out_rest.append(others)
         return arrays
 
     def same(given):
         return eqx.filter(eqx.combine(given, rest)[0], eqx.is_array)
 
-    return together(eqx.combine(jax.lax.cond(number >= 0, adapt, same, given), out_rest[0]))
+    return eqx.combine(jax.lax.cond(condition, changed, same, given), out_rest[0])
 
 
 def run_fixed(

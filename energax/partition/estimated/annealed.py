@@ -62,11 +62,12 @@ class Schedule(eqx.Module):
 
 
 @eqx.filter_jit
-def pilot(path: AbstractPath, sampler: AbstractSampler, num_chains: int, *, key) -> Schedule:
-    """A short run along the path that tunes the kernel at each knot and measures the increments."""
+def pilot(path: AbstractPath, sampler: AbstractSampler, x: Point, *, key) -> Schedule:
+    """A short run along the path that tunes the kernel at each knot and measures the increments.
+
+    `x`: draws at β = 0, (num_chains, *event).
+    """
     knots = jnp.asarray(_KNOTS, float)
-    key_start, key_run = jax.random.split(key)
-    x = path.draw(num_chains, key=key_start)
 
     def at_knot(x, inputs):
         beta, previous, key = inputs
@@ -81,7 +82,7 @@ def pilot(path: AbstractPath, sampler: AbstractSampler, num_chains: int, *, key)
         )
         return state.x, (tuning, spread)
 
-    inputs = knots, jnp.concatenate([knots[:1], knots[:-1]]), jax.random.split(key_run, len(knots))
+    inputs = knots, jnp.concatenate([knots[:1], knots[:-1]]), jax.random.split(key, len(knots))
     _, (tunings, spread) = jax.lax.scan(at_knot, x, inputs)
     return Schedule(knots, tunings, spread[1:])
 
@@ -146,8 +147,9 @@ def forward_log_weights(
     key: Key[Array, ""],
 ) -> np.ndarray:
     """log Z₀ + log w of independent forward runs: E[exp] = Z at any `num_steps`, (num_chains,)."""
-    key_pilot, key_start, key_run = jax.random.split(key, 3)
-    schedule = pilot(path, sampler, min(num_chains, 128), key=key_pilot)
+    key_base, key_pilot, key_start, key_run = jax.random.split(key, 4)
+    x = _draw(path, min(num_chains, 128), key=key_base)
+    schedule = pilot(path, sampler, x, key=key_pilot)
     x = _draw(path, num_chains, key=key_start)
     _, log_weights = anneal(path, sampler, schedule, x, schedule.betas(num_steps), key=key_run)
     return float(path.log_z0) + log_weights
@@ -186,7 +188,8 @@ class AIS(AbstractEstimate):
         path = energy.path(target.base)
         sampler = default_sampler(path.at(0.5)) if self.sampler is None else self.sampler
         num_pilots = min(self.num_chains, _PILOT_CHAINS)
-        schedule = pilot(path, sampler, num_pilots, key=next(keys))
+        x = _draw(path, num_pilots, key=next(keys))
+        schedule = pilot(path, sampler, x, key=next(keys))
         a_step = sampler.evaluations_per_step(energy)
         clock.num_evaluations += int(num_pilots * len(_KNOTS) * _PILOT_STEPS * a_step)
         two, each = target.starts is not None, 2 + a_step
