@@ -299,7 +299,12 @@ def as_json(report: Report, options: Options, before: dict[str, Any]) -> dict[st
         ],
         "ratios": [asdict(r) | {"target": r.target, "met": r.met} for r in report.ratios],
         "limits": [
-            {"what": what, "measured": measured, "at_most": most, "met": measured <= most}
+            {
+                "what": what,
+                "measured": float(measured),
+                "at_most": float(most),
+                "met": bool(measured <= most),
+            }
             for what, measured, most in report.limits
         ],
         "notes": report.notes,

@@ -1,13 +1,15 @@
 """The benchmarks' own machinery; what they measure is not measured here."""
 
 import importlib
+import json
 import os
 import pkgutil
 
+import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks._timing import isolated
+from benchmarks._timing import Options, Report, as_json, isolated, machine, table
 
 NAMES = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.name.startswith("_")]
 
@@ -25,3 +27,11 @@ def test_a_process_of_its_own_answers_within_its_threads():
     found = isolated("tests.test_benchmarks:answer", {"number": 21}, threads=1)
     assert found["double"] == 42 and found["threads"] == "1"
     assert found["process"] != os.getpid() and found["peak"] > 1
+
+
+def test_a_report_is_written_whatever_kind_its_numbers_are():
+    limits = [("a gap", np.float32(0.5), 1.0), ("another", np.float64(2.0), 1)]
+    report = Report("name", "question?", [], [], limits, ["a note"])
+    document = json.loads(json.dumps(as_json(report, Options(None, True, None), machine())))
+    assert [limit["met"] for limit in document["limits"]] == [True, False]
+    assert any("a gap | 0.50 | 1 | met" in line for line in table(document))
