@@ -58,9 +58,10 @@ def _space(space: AbstractSpace, kinds: tuple[type, ...], who: str) -> Any:
 class Gaussian(AbstractNormalised):
     """N(m, LLᵀ) on Real: E(x) = ½|L⁻¹(x − m)|², log Z = Σ log Lᵢᵢ + (n/2) log 2π.
 
-    Bishop 2006, eq. 2.43. L is diagonal, `scale`, unless `cholesky` is given.
+    Bishop 2006, eq. 2.43. L is diagonal, `scale`, unless `cholesky` is given; then L⁻¹ is what is
+    kept, which every point needs.
 
-    **Arguments:** `mean`, `scale` > 0: broadcast to the shape of x. `cholesky`: lower-triangular
+    **Arguments:** `mean`, `scale` > 0: broadcast to the shape of x. `cholesky`: L, lower-triangular
     (sites, sites) with positive diagonal, sites in row-major order; then `scale` is left out.
 
     **Raises:** ValueError for wrong shapes, a scale or a diagonal that is not positive, or both
@@ -70,12 +71,12 @@ class Gaussian(AbstractNormalised):
     space: Real
     mean: Float[Array, "..."]
     scale: Float[Array, "..."] | None
-    cholesky: Float[Array, "n n"] | None
+    whitening: Float[Array, "n n"] | None
 
     def __init__(self, space: Any, mean: Any = 0.0, scale: Any = None, *, cholesky: Any = None):
         self.space = _space(space, (Real,), "Gaussian")
         self.mean = _parameter(mean, space.shape, "mean")
-        self.scale = self.cholesky = None
+        self.scale = self.whitening = None
         if cholesky is None:
             self.scale = _parameter(
                 1.0 if scale is None else scale, space.shape, "scale", positive=True
@@ -88,30 +89,44 @@ class Gaussian(AbstractNormalised):
                 raise ValueError(f"cholesky: expected shape {(n, n)}, got {np.shape(cholesky)}")
             factor = jnp.tril(_parameter(cholesky, (n, n), "cholesky"))
             _parameter(jnp.diagonal(factor), (n,), "diagonal of cholesky", positive=True)
-            self.cholesky = factor
+            self.whitening = _inverse(factor)
 
     def __call__(self, x):
         centred = x - self.mean
-        if self.cholesky is None:
+        if self.whitening is None:
             return 0.5 * jnp.sum((centred / self.scale) ** 2)
-        # L⁻¹ hangs on no x: a batch makes it once, and each point costs one product
-        eye = jnp.eye(len(self.cholesky), dtype=self.cholesky.dtype)
-        inverse = jax.scipy.linalg.solve_triangular(self.cholesky, eye, lower=True)
-        return 0.5 * jnp.sum((inverse @ centred.reshape(-1)) ** 2)
+        return 0.5 * jnp.sum((jnp.tril(self.whitening) @ centred.reshape(-1)) ** 2)
 
     @property
     def log_z(self):
-        spread = self.scale if self.cholesky is None else jnp.diagonal(self.cholesky)
-        assert spread is not None
-        return jnp.sum(jnp.log(spread)) + self.space.num_sites * _HALF_LOG_2PI
+        if self.whitening is None:
+            assert self.scale is not None
+            log_det = jnp.sum(jnp.log(self.scale))
+        else:
+            log_det = -jnp.sum(jnp.log(jnp.diagonal(self.whitening)))
+        return log_det + self.space.num_sites * _HALF_LOG_2PI
+
+    @property
+    def cholesky(self) -> Float[Array, "n n"] | None:
+        """L, if it is not diagonal."""
+        return None if self.whitening is None else _inverse(jnp.tril(self.whitening))
 
     def draw(self, num: int, *, key: Key[Array, ""]):
         noise = random.normal(key, (num, *self.space.shape), self.mean.dtype)
         if self.scale is not None:
             return self.mean + self.scale * noise
-        assert self.cholesky is not None
-        noise = noise.reshape(num, -1) @ self.cholesky.T
+        factor = self.cholesky
+        assert factor is not None
+        noise = noise.reshape(num, -1) @ factor.T
         return self.mean + noise.reshape(num, *self.space.shape)
+
+
+def _inverse(factor: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Of a lower-triangular matrix, in float64 where its numbers are at hand."""
+    if isinstance(factor, Tracer):
+        eye = jnp.eye(len(factor), dtype=factor.dtype)
+        return jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
+    return jnp.asarray(np.linalg.inv(np.asarray(factor, np.float64)), factor.dtype)
 
 
 class BoxReference(AbstractNormalised):

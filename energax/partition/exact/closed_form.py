@@ -187,13 +187,13 @@ def _float64(array) -> np.ndarray:
 
 
 def _of_gaussian(energy: Gaussian) -> _Quadratic:
-    mean, n = _float64(energy.mean), energy.space.num_sites
+    mean = _float64(energy.mean)
     if energy.scale is not None:
         precision = 1 / _float64(energy.scale) ** 2
         pull = precision * mean
     else:
-        inverse = np.linalg.inv(np.asarray(energy.cholesky, np.float64).reshape(n, n))
-        precision = inverse.T @ inverse
+        whitening = np.tril(np.asarray(energy.whitening, np.float64))
+        precision = whitening.T @ whitening
         pull = precision @ mean
     return _Quadratic(precision, pull, float(-0.5 * mean @ pull))
 

@@ -281,7 +281,7 @@ class Job:
             self.tuning,
             key=key,
             num_steps=num_steps,
-            adapt=np.asarray(adapt),
+            adapt=jnp.asarray(adapt),
         )
         self.num_blocks += 1
         # What a step costs is known to kernels of a fixed cost only; the others have counted.
