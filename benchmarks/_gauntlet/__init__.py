@@ -13,5 +13,6 @@ from benchmarks._gauntlet import skewed as skewed
 from benchmarks._gauntlet import spins as spins
 from benchmarks._gauntlet._base import Target as Target
 from benchmarks._gauntlet._base import groups as groups
+from benchmarks._gauntlet._base import in_turns as in_turns
 from benchmarks._gauntlet._base import make as make
 from benchmarks._gauntlet._base import names as names

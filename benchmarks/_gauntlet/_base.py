@@ -1,7 +1,8 @@
 """What a target of the gauntlet is: an energy, its class, and log Z from outside energax."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -58,6 +59,15 @@ def names(group: str | None = None) -> list[str]:
 
 def groups() -> list[str]:
     return list(dict.fromkeys(map(group_of, _MADE)))
+
+
+def in_turns(chosen: Iterable[str], every: int = 1) -> list[str]:
+    """`chosen`, or every `every`-th of each group, in turns: its start is a fair part."""
+    by_group: dict[str, list[str]] = {}
+    for name in chosen:
+        by_group.setdefault(group_of(name), []).append(name)
+    rows = itertools.zip_longest(*(members[::every] for members in by_group.values()))
+    return [name for row in rows for name in row if name is not None]
 
 
 def group_of(name: str) -> str:
