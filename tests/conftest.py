@@ -17,9 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What one test compiled the next need not, nor another worker, nor the commands that tests
-    # start. The process that starts the workers comes here first.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    # What one test compiled the next need not, nor the commands that tests start. A folder for each
+    # worker: JAX writes without a lock.
     folder = tempfile.mkdtemp(prefix="energax-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder

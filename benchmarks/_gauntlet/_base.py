@@ -62,7 +62,10 @@ def groups() -> list[str]:
 
 
 def in_turns(chosen: Iterable[str], every: int = 1) -> list[str]:
-    """`chosen`, or every `every`-th of each group, in turns: its start is a fair part."""
+    """`chosen`, or every `every`-th of each group, one of each group in turn.
+
+    A run cut short has then seen every group.
+    """
     by_group: dict[str, list[str]] = {}
     for name in chosen:
         by_group.setdefault(group_of(name), []).append(name)

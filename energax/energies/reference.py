@@ -58,8 +58,8 @@ def _space(space: AbstractSpace, kinds: tuple[type, ...], who: str) -> Any:
 class Gaussian(AbstractNormalised):
     """N(m, LLᵀ) on Real: E(x) = ½|L⁻¹(x − m)|², log Z = Σ log Lᵢᵢ + (n/2) log 2π.
 
-    Bishop 2006, eq. 2.43. L is diagonal, `scale`, unless `cholesky` is given; then L⁻¹ is what is
-    kept, which every point needs.
+    Bishop 2006, eq. 2.43. L is diagonal, `scale`, unless `cholesky` is given; then L⁻¹ is stored
+    (`whitening`), since every evaluation needs it, and is what `fit` trains.
 
     **Arguments:** `mean`, `scale` > 0: broadcast to the shape of x. `cholesky`: L, lower-triangular
     (sites, sites) with positive diagonal, sites in row-major order; then `scale` is left out.
@@ -89,7 +89,7 @@ class Gaussian(AbstractNormalised):
                 raise ValueError(f"cholesky: expected shape {(n, n)}, got {np.shape(cholesky)}")
             factor = jnp.tril(_parameter(cholesky, (n, n), "cholesky"))
             _parameter(jnp.diagonal(factor), (n,), "diagonal of cholesky", positive=True)
-            self.whitening = _inverse(factor)
+            self.whitening = _inverse(factor if isinstance(factor, Tracer) else cholesky)
 
     def __call__(self, x):
         centred = x - self.mean
@@ -108,8 +108,8 @@ class Gaussian(AbstractNormalised):
 
     @property
     def cholesky(self) -> Float[Array, "n n"] | None:
-        """L, if it is not diagonal."""
-        return None if self.whitening is None else _inverse(jnp.tril(self.whitening))
+        """L as it was given, up to rounding; None where `scale` was."""
+        return None if self.whitening is None else _inverse(self.whitening)
 
     def draw(self, num: int, *, key: Key[Array, ""]):
         noise = random.normal(key, (num, *self.space.shape), self.mean.dtype)
@@ -121,12 +121,13 @@ class Gaussian(AbstractNormalised):
         return self.mean + noise.reshape(num, *self.space.shape)
 
 
-def _inverse(factor: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Of a lower-triangular matrix, in float64 where its numbers are at hand."""
+def _inverse(factor: Any) -> Float[Array, "n n"]:
+    """Of the lower triangle of a matrix, in float64 where its numbers are at hand."""
     if isinstance(factor, Tracer):
         eye = jnp.eye(len(factor), dtype=factor.dtype)
         return jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
-    return jnp.asarray(np.linalg.inv(np.asarray(factor, np.float64)), factor.dtype)
+    inverse = np.linalg.inv(np.tril(np.asarray(factor, np.float64)))
+    return jnp.asarray(np.tril(inverse), float)
 
 
 class BoxReference(AbstractNormalised):

@@ -158,8 +158,8 @@ def run(
     """The one sampling loop: `num_steps` steps (a multiple of `thin`), keeping every `thin`-th.
 
     **Arguments:** `num_steps`, `thin`, `keep` are Python values and compile in; `keep=False` stores
-    no draws. `adapt` lets the tuning learn (warm-up): a Python value too, or an array, by which one
-    compiled program serves both.
+    no draws. `adapt`: whether the tuning learns (warm-up). A Python bool compiles in too; as a
+    boolean array, one program serves warm-up and sampling.
 
     **Returns:** (State, Tuning, Trace).
     """
@@ -172,7 +172,7 @@ def run(
         state, tuning, acceptance, divergent, evaluations = carry
         state, info = sampler.step(energy, state, tuning, key=step_key)
         if adapt is not False:
-            # `number` is no constant, so that the branch stays one
+            # XLA would inline a branch on a constant, and `number` is none
             learns = number >= 0 if adapt is True else adapt
             tuning = _adapted(sampler, tuning, state, info, learns)
         if info.evaluations is None:
@@ -218,13 +218,17 @@ def _adapted(sampler: AbstractSampler, tuning: Any, state: State, info: Info, le
     XLA contracts a·b + c to one rounding within what it compiles together, which depends on what
     stands around. A branch is compiled by itself.
     """
-    return together(_if(learns, sampler.adapt, tuning, together(state), together(info)))
+
+    def adapt(tuning, state, info):
+        return sampler.adapt(tuning, together(state), together(info))
+
+    return together(_if(learns, adapt, tuning, state, info))
 
 
 def _if(condition, change: Callable, first: PyTree, *others: PyTree) -> PyTree:
     """`change(first, *others)` if `condition`, a traced value, else `first`."""
     given, rest = eqx.partition((first, *others), eqx.is_array)
-    out_rest = []
+    out_rest = [rest[0]]  # outside of jit only the branch that is taken runs
 
     def changed(given):
         arrays, others = eqx.partition(change(*eqx.combine(given, rest)), eqx.is_array)
@@ -232,9 +236,9 @@ def _if(condition, change: Callable, first: PyTree, *others: PyTree) -> PyTree:
         return arrays
 
     def same(given):
-        return eqx.filter(eqx.combine(given, rest)[0], eqx.is_array)
+        return given[0]
 
-    return eqx.combine(jax.lax.cond(condition, changed, same, given), out_rest[0])
+    return eqx.combine(jax.lax.cond(condition, changed, same, given), out_rest[-1])
 
 
 def run_fixed(

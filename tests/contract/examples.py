@@ -136,7 +136,9 @@ EXAMPLES = {
         ],
         [0.3, 0.7],
     ),
-    energies.Gaussian: lambda: energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),
+    energies.Gaussian: lambda: energies.Gaussian(
+        spaces.Real((2,)), [0.3, -1.0], cholesky=[[0.5, 0.0], [0.7, 2.0]]
+    ),
     energies.BoxReference: lambda: energies.default_base(
         spaces.Box([0.0, -jnp.inf, 1.0, -jnp.inf], [2.0, 3.0, jnp.inf, jnp.inf])
     ),

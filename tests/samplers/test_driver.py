@@ -11,7 +11,10 @@ import pytest
 from scipy import stats
 
 import energax as ex
+from energax import random
 from energax.energies import BernoulliRBM, Ising
+from energax.samplers import MALA
+from energax.samplers._base import run
 from tests.exact import enumerated
 
 COVARIANCE = np.array([[1.0, 0.7, -0.2], [0.7, 2.0, 0.4], [-0.2, 0.4, 0.5]])
@@ -220,3 +223,23 @@ def test_held_sites_leave_the_exact_law():
     counts = np.bincount(exact.index(draws.flat()), minlength=len(exact.prob))
     assert counts[~fits].sum() == 0
     assert stats.chisquare(counts[fits], 3_000 * prob).pvalue > 1e-6
+
+
+def test_a_traced_switch_learns_or_does_not():
+    energy = ex.from_log_density(lambda x: -0.5 * jnp.sum((x - 0.3) ** 2), ex.Real((3,)))
+    sampler, keys = MALA(), random.split(random.key(0))
+    state, tuning = sampler.init(energy, jnp.ones((4, 3)), key=keys[0])
+
+    def after(adapt, num_steps):
+        return run(sampler, energy, state, tuning, key=keys[1], num_steps=num_steps, adapt=adapt)
+
+    for adapt in (True, False):
+        wanted, got = after(adapt, 20), after(jnp.asarray(adapt), 20)
+        for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(got), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        with jax.disable_jit():  # where only one branch is looked at
+            after(jnp.asarray(adapt), 1)
+    learned, kept = after(jnp.asarray(True), 20)[1], after(jnp.asarray(False), 20)[1]
+    differs = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), learned, kept)
+    assert any(jax.tree.leaves(differs))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.all(a == b)), kept, tuning))

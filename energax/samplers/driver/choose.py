@@ -122,11 +122,12 @@ class Job:
         x = self._starts(initial, key_start)
         self.state, self.tuning = _init(self.sampler, self.energy, self._spread(x), key_init)
         self.num_evaluations += self.num_chains
+        budget = self._steps_left
+        self.block, block = self._block(budget, num_steps), self._block(budget, num_warmup)
+        self.one_program = block == self.block and num_warmup != 0
         resumed = self.saved is not None and self.saved.read(self, history)
         if not resumed:
-            budget = self._steps_left
-            self.block = self._block(budget, num_steps)
-            self.warmup = self._warm_up(budget, num_warmup, bar)
+            self.warmup = self._warm_up(block, budget, num_warmup, bar)
             best = max(self.candidates, key=lambda c: c.ess, default=None)
             if best is not None and best.ess >= _OPINION_ESS:
                 self.opinion = best.mean()
@@ -281,7 +282,7 @@ class Job:
             self.tuning,
             key=key,
             num_steps=num_steps,
-            adapt=jnp.asarray(adapt),
+            adapt=jnp.asarray(adapt) if self.one_program else adapt,
         )
         self.num_blocks += 1
         # What a step costs is known to kernels of a fixed cost only; the others have counted.
@@ -295,11 +296,11 @@ class Job:
             done = max(done, (time.perf_counter() - self.start) / max(self.max_seconds, 1e-9))
         bar.update(min(done, 1.0), text)
 
-    def _warm_up(self, budget: int, num_warmup: int | None, bar: Progress) -> int:
+    def _warm_up(self, block: int, budget: int, num_warmup: int | None, bar: Progress) -> int:
         """Adapts in rounds of doubling length; returns the steps taken."""
         if num_warmup == 0:
             return 0
-        block, spent = self._block(budget, num_warmup), 0
+        spent = 0
         goal = block * max(1, min(_BLOCK_STEPS, budget // 8) // block)
         goal = goal if num_warmup is None else num_warmup
         while True:

@@ -68,7 +68,7 @@ class Saved:
             return
         kept = history.since(0)
         names = ("num_evaluations", "num_blocks", "acceptance", "num_divergent", "warmup")
-        names += ("block", "cost", "hopeless", "num_superchains")
+        names += ("block", "one_program", "cost", "hopeless", "num_superchains")
         io.write_archive(
             self.path,
             {
