@@ -123,8 +123,9 @@ class Job:
         self.state, self.tuning = _init(self.sampler, self.energy, self._spread(x), key_init)
         self.num_evaluations += self.num_chains
         budget = self._steps_left
-        self.block, block = self._block(budget, num_steps), self._block(budget, num_warmup)
-        self.one_program = block == self.block and num_warmup != 0
+        self.block = self._block(budget, num_steps)
+        block = 0 if num_warmup == 0 else self._block(budget, num_warmup)
+        self.one_program = block == self.block
         resumed = self.saved is not None and self.saved.read(self, history)
         if not resumed:
             self.warmup = self._warm_up(block, budget, num_warmup, bar)
