@@ -6,7 +6,16 @@ from energax.energies._base import AbstractNormalised as AbstractNormalised
 from energax.energies._base import Product as Product
 from energax.energies._base import Tempered as Tempered
 from energax.energies._base import frozen as frozen
+from energax.energies.boltzmann import RBM as RBM
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
+from energax.energies.boltzmann import BernoulliUnits as BernoulliUnits
+from energax.energies.boltzmann import CountUnits as CountUnits
+from energax.energies.boltzmann import GaussianUnits as GaussianUnits
+from energax.energies.boltzmann import RecordUnits as RecordUnits
+from energax.energies.boltzmann import RectifiedUnits as RectifiedUnits
+from energax.energies.boltzmann import ReplicatedSoftmaxUnits as ReplicatedSoftmaxUnits
+from energax.energies.boltzmann import SoftmaxUnits as SoftmaxUnits
+from energax.energies.boltzmann import SpinUnits as SpinUnits
 from energax.energies.choose import fitted_mixture as fitted_mixture
 from energax.energies.exponential_family import Bernoulli as Bernoulli
 from energax.energies.exponential_family import Beta as Beta

@@ -87,12 +87,26 @@ class AbstractNormalised(AbstractEnergy):
         """log p(x) = −E(x) − log Z."""
         return -self(x) - self.log_z
 
+    @property
+    def site_parameters(self) -> Any:
+        """What the sites are drawn from where they are independent; None where they are not.
+
+        The log-odds of "up" on Binary and Spin, (*shape); log-probabilities up to a constant on
+        Categorical and Ordinal, (*sites, k); (mean, sd) on Real; the mean on Count; by part on
+        Record, where a part may be None.
+        """
+        return None
+
 
 class AbstractBernoulli(AbstractNormalised):
     """Independent two-valued sites, the base from which RBMs and Ising models have paths."""
 
     logits: eqx.AbstractVar[Float[Array, "..."]]
     """log p(site is up) − log p(site is down), (*shape); up = 1 or +1."""
+
+    @property
+    def site_parameters(self):
+        return self.logits
 
 
 class AbstractLocalEnergy(AbstractEnergy):
@@ -215,8 +229,11 @@ class AbstractBipartiteEnergy(AbstractEnergy):
 
     @property
     @abstractmethod
-    def num_summed_states(self) -> int:
-        """Number of states that `log_z_by_sum` visits: those of the smaller side."""
+    def num_summed_states(self) -> int | None:
+        """Number of states that `log_z_by_sum` visits: those of the smaller side.
+
+        1 where it is a closed form, None where both sides have infinitely many and it is none.
+        """
 
     @abstractmethod
     def log_z_by_sum(self) -> Float[Array, ""]:

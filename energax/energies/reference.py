@@ -111,6 +111,10 @@ class Gaussian(AbstractNormalised):
         """L as it was given, up to rounding; None where `scale` was."""
         return None if self.whitening is None else _inverse(self.whitening)
 
+    @property
+    def site_parameters(self):
+        return None if self.scale is None else (self.mean, self.scale)
+
     def draw(self, num: int, *, key: Key[Array, ""]):
         noise = random.normal(key, (num, *self.space.shape), self.mean.dtype)
         if self.scale is not None:
@@ -271,6 +275,10 @@ class IndependentCategorical(AbstractNormalised):
     def log_z(self):
         return jnp.sum(jax.nn.logsumexp(self.logits, axis=-1))
 
+    @property
+    def site_parameters(self):
+        return self.logits
+
     def draw(self, num: int, *, key: Key[Array, ""]):
         index = random.categorical(key, self.logits, (num, *self.logits.shape[:-1]))
         if isinstance(self.space, Categorical):
@@ -305,6 +313,10 @@ class NegativeBinomial(AbstractNormalised):
     @property
     def log_z(self):
         return jnp.zeros((), self.mean.dtype)
+
+    @property
+    def site_parameters(self):
+        return self.mean
 
     def draw(self, num: int, *, key: Key[Array, ""]):
         """Poisson counts whose rate is Gamma(r) of mean m."""
@@ -343,6 +355,10 @@ class RecordReference(AbstractNormalised):
     @property
     def log_z(self):
         return jnp.stack([part.log_z for part in self.parts.values()]).sum()
+
+    @property
+    def site_parameters(self):
+        return {name: part.site_parameters for name, part in self.parts.items()}
 
     def draw(self, num: int, *, key: Key[Array, ""]):
         keys = jax.random.split(key, len(self.parts))

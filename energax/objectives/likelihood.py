@@ -82,8 +82,8 @@ def sums_a_layer(energy: AbstractEnergy) -> bool:
     """Whether log Z is best summed over the smaller layer of two."""
     if not isinstance(energy, AbstractBipartiteEnergy):
         return False
-    num_states = energy.space.num_states
-    return num_states is None or energy.num_summed_states < num_states
+    num_states, summed = energy.space.num_states, energy.num_summed_states
+    return summed is not None and (num_states is None or summed < num_states)
 
 
 def all_log_densities(energy: AbstractEnergy) -> Float[Array, " states"]:

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from energax.energies._base import AbstractEnergy, AbstractTiltable, check_scalar
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractEnergy,
+    AbstractTiltable,
+    check_scalar,
+)
 from energax.energies.reference import default_base
 from energax.random import as_key
 from energax.spaces import (
@@ -45,6 +50,53 @@ class Clamped(AbstractEnergy):
         return self.energy(whole) + self.base(dummy)
 
 
+class ClampedLayers(AbstractBipartiteEnergy):
+    """p(missing | observed) of an energy of two layers, observed sites held at those of `point`.
+
+    Its block Gibbs step redraws all that is missing at once, given the hidden units.
+    """
+
+    energy: AbstractBipartiteEnergy
+    point: Point
+    missing: Any
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def whole(self, x: Point) -> Point:
+        """`x` where it is missing, else `point`; a batch or one point."""
+        return jax.tree.map(jnp.where, self.missing, x, self.point)
+
+    def __call__(self, x):
+        return self.energy(self.whole(x))
+
+    def hidden_input(self, x):
+        return self.energy.hidden_input(self.whole(x))
+
+    def log_density_from(self, x, hidden_input):
+        return self.energy.log_density_from(self.whole(x), hidden_input)
+
+    def draw_hidden(self, hidden_input, *, key):
+        return self.energy.draw_hidden(hidden_input, key=key)
+
+    def hidden_mean(self, x):
+        return self.energy.hidden_mean(self.whole(x))
+
+    def sample_visible(self, hidden, *, key):
+        return self.whole(self.energy.sample_visible(hidden, key=key))
+
+    @property
+    def num_summed_states(self):
+        return None
+
+    def log_z_by_sum(self):
+        """**Raises:** ValueError: sites that are held count in no Z."""
+        raise ValueError(
+            "sites that are held have no part in a normaliser: take log Z of energy.condition(...)"
+        )
+
+
 def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
     """Fills NaN by conditional sampling: mean, spread and draws of every missing site.
 
@@ -59,12 +111,15 @@ def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
     space = energy.space
     filled, missing = _split_missing(space, X)
     tilted = None
+    layers = energy if isinstance(energy, AbstractBipartiteEnergy) else None
     if isinstance(energy, AbstractTiltable) and isinstance(space, (Binary, Spin)):
         tilted = energy
     base = default_base(space)
 
     def posterior_of(row):
         point, gone = row
+        if layers is not None:
+            return ClampedLayers(layers, point, gone)
         if tilted is not None:
             sign = 2 * point - 1 if isinstance(space, Binary) else point
             return tilted.tilt(jnp.where(gone, 0.0, _PIN * sign))
@@ -73,9 +128,9 @@ def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
     def starts(row, *, key):
         point, gone = row
         drawn = base.draw(NUM_CHAINS, key=key)
-        if tilted is None:
+        if tilted is None and layers is None:
             return drawn
-        return jnp.where(gone, drawn, point)
+        return jax.tree.map(jnp.where, gone, drawn, point)
 
     def complete(draws, point, gone):
         return jnp.where(gone, draws, point)

@@ -22,7 +22,7 @@ from energax.energies.exponential_family import (
 )
 from energax.partition import estimated, exact, quadrature
 from energax.tasks.denoise import Posterior
-from energax.tasks.impute import Clamped
+from energax.tasks.impute import Clamped, ClampedLayers
 
 
 def concrete_classes(root):
@@ -52,6 +52,15 @@ def rbm():
     rng = np.random.default_rng(0)
     return energies.BernoulliRBM(
         rng.normal(0, 0.8, (5, 3)), rng.normal(0.3, 1, 5), rng.normal(-0.2, 1, 3)
+    )
+
+
+def gaussian_rbm():
+    rng = np.random.default_rng(2)
+    return energies.RBM(
+        rng.normal(0, 0.8, (3, 2)),
+        energies.GaussianUnits([0.4, -1.2, 0.1], [0.2, -0.3, 0.1]),
+        energies.SpinUnits([0.3, -0.6]),
     )
 
 
@@ -124,6 +133,7 @@ EXAMPLES = {
     energies.Unconstrained: lambda: energies.Unconstrained(in_a_box()),
     base.FrozenEnergy: lambda: base.FrozenEnergy(normal()),
     energies.BernoulliRBM: rbm,
+    energies.RBM: gaussian_rbm,
     AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
     energies.Ising: ising,
     energies.Potts: potts,
@@ -165,6 +175,9 @@ EXAMPLES = {
         energies.default_base(spaces.Real((3,))),
         jnp.array([0.3, 1.0, -1.0]),
         jnp.array([True, False, True]),
+    ),
+    ClampedLayers: lambda: ClampedLayers(
+        gaussian_rbm(), jnp.array([0.3, 1.0, -1.0]), jnp.array([True, False, True])
     ),
     # samplers: (sampler, energy)
     samplers.Metropolis: lambda: (samplers.Metropolis(), normal()),

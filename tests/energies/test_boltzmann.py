@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from energax.energies import _base, boltzmann
+from energax.energies import _base
 from energax.energies._base import batched, partition_trainable
 from energax.energies.boltzmann import AnnealedRBM, BernoulliRBM, RBMPath
+from energax.energies.boltzmann import rbm as module
+from energax.energies.boltzmann._base import numbers
 from energax.energies.reference import IndependentBernoulli, default_base
 from energax.random import key
 from energax.spaces import Binary, Real
@@ -67,7 +69,7 @@ def test_conditional_draws_have_the_conditional_probabilities():
     ("flip", "chunk"), [(False, 16), (True, 2**21)], ids=["hidden, chunks", "visible, at once"]
 )
 def test_log_z_by_sum(flip, chunk, monkeypatch):
-    monkeypatch.setattr(boltzmann, "_CHUNK", chunk)
+    monkeypatch.setattr(module, "_CHUNK", chunk)
     model = BernoulliRBM(WEIGHT.T, HIDDEN, VISIBLE) if flip else rbm()
     assert model.num_summed_states == 16
     truth = np.log(np.exp(-JOINT).sum())
@@ -82,7 +84,7 @@ def test_log_z_by_sum(flip, chunk, monkeypatch):
 
 
 def test_too_many_states_to_sum_are_refused():
-    with pytest.raises(ValueError, match="31 units"):
+    with pytest.raises(ValueError, match="too many to sum"):
         BernoulliRBM(jnp.zeros((40, 31))).log_z_by_sum()
 
 
@@ -103,9 +105,8 @@ def test_gradients_against_finite_differences():
     )
 
 
-@pytest.mark.parametrize("at", [None, 0.35], ids=["RBM", "rung of the path"])
-def test_site_differences_are_differences(at):
-    model = rbm() if at is None else path().at(at)
+def test_site_differences_are_differences():
+    model = rbm()
     f = enumerated(model)
     found = np.asarray(jax.jit(jax.vmap(model.site_differences))(jnp.asarray(V, float)))
     for site in range(5):
@@ -121,10 +122,10 @@ def test_softplus_changes_keep_their_digits():
         [-200.0, -30.0, -2.0, 0.3, 5.0, 90.0], [-300.0, -4.0, -1e-4, 0.0, 1e-6, 2.0, 150.0]
     )
     exact = np.logaddexp(0, a + d) - np.logaddexp(0, a)  # float64
-    found = boltzmann._softplus_change(jnp.asarray(a[0], float), jnp.asarray(d, float))
+    found = numbers.softplus_change(jnp.asarray(a[0], float), jnp.asarray(d, float))
     np.testing.assert_allclose(found, exact, rtol=2e-6, atol=1e-9)
     np.testing.assert_allclose(
-        boltzmann._softplus(jnp.asarray(a, float)), np.logaddexp(0, a), rtol=1e-6, atol=1e-30
+        numbers.softplus(jnp.asarray(a, float)), np.logaddexp(0, a), rtol=1e-6, atol=1e-30
     )
 
 

@@ -111,6 +111,49 @@ def test_missing_sites_follow_the_exact_conditional(make):
         assert np.all(found.sd[i][known] == 0)
 
 
+def test_missing_parts_of_a_table_follow_the_conditional_of_its_rbm():
+    """Against sums over the hidden states: p(h | seen), then the mean of what is missing."""
+    units = energies.RecordUnits(
+        {
+            "kind": energies.SoftmaxUnits([[0.2, -0.1, 0.6]]),
+            "size": energies.GaussianUnits([0.5, -1.0], np.log([0.8, 1.5])),
+        }
+    )
+    weight = np.array([[1.5, -0.4], [-0.8, 0.9], [0.2, 0.3], [1.2, -0.7], [-0.6, 1.4]])
+    energy = energies.RBM(weight, units, energies.BernoulliUnits([-0.3, 0.2]))
+    rows = {
+        "kind": np.array([[2.0], [np.nan], [np.nan]]),
+        "size": np.array([[np.nan, -2.0], [1.0, np.nan], [0.3, 0.1]]),
+    }
+    found = tasks.impute(energy, rows, key=random.key(2))
+    assert found.reliable, found.reasons
+    hidden = np.array(list(itertools.product([0.0, 1.0], repeat=2)))
+    field = hidden @ weight.T  # (4, 5)
+    mean, sd = np.array([0.5, -1.0]), np.array([0.8, 1.5])
+    logits = np.array([0.2, -0.1, 0.6]) + field[:, :3]
+    log_kind = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
+    for i in range(3):
+        log_p = hidden @ [-0.3, 0.2]
+        kind, size = rows["kind"][i, 0], rows["size"][i]
+        log_p = log_p + (np.logaddexp.reduce(logits, 1) if np.isnan(kind) else logits[:, int(kind)])
+        for j in range(2):
+            pull = field[:, 3 + j]
+            seen = (size[j] - mean[j]) / sd[j]
+            log_p = log_p + (0.5 * pull**2 if np.isnan(size[j]) else pull * seen)
+        p = np.exp(log_p - np.logaddexp.reduce(log_p))
+        for j in range(2):
+            if np.isnan(size[j]):
+                expected = p @ (mean[j] + sd[j] * field[:, 3 + j])
+                error = found.std_err["size"][i, j]
+                assert abs(found.mean["size"][i, j] - expected) < 5 * error
+            else:
+                assert found.mean["size"][i, j] == np.float32(size[j])
+        if np.isnan(kind):
+            expected = p @ np.exp(log_kind)
+            error = found.std_err["kind"][i, 0] + 1e-3
+            assert np.all(np.abs(found.mean["kind"][i, 0] - expected) < 5 * error)
+
+
 def test_missing_numbers_follow_the_conditional_normal():
     precision = np.array([[2.0, -0.8, 0.3], [-0.8, 1.5, 0.4], [0.3, 0.4, 1.0]])
     centre = np.array([1.0, -1.0, 0.5])

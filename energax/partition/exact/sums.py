@@ -62,6 +62,8 @@ class SummedSide(AbstractExactMethod):
             return Quote(
                 np.inf, f"summed side: {type(energy).__name__} has no second layer to sum out"
             )
+        if inner.num_summed_states is None:
+            return Quote(np.inf, "summed side: both layers have infinitely many states")
         return _quote_states("summed side", inner.num_summed_states, self.max_states)
 
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False) -> LogZ:
@@ -74,7 +76,7 @@ class SummedSide(AbstractExactMethod):
         if not isinstance(energy, AbstractBipartiteEnergy):  # equal up to a constant
             value += float64_or_32(energy, lambda e: e.log_density(e.space.example()))
             value -= float64_or_32(inner, lambda e: e.log_density(e.space.example()))
-        clock.num_evaluations = inner.num_summed_states
+        clock.num_evaluations = inner.num_summed_states or 0
         reasons = not_finite(value, "the sum over the smaller layer")
         return answer(value, 0.0, clock, method="summed side", reasons=reasons)
 
