@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from energax.tasks import BitFlip as BitFlip
     from energax.tasks import GaussianNoise as GaussianNoise
     from energax.tasks import anomaly_scores as anomaly_scores
+    from energax.tasks import classify as classify
     from energax.tasks import compare as compare
     from energax.tasks import denoise as denoise
     from energax.tasks import features as features
@@ -60,6 +61,7 @@ _ROOMS = {
         "BitFlip",
         "GaussianNoise",
         "anomaly_scores",
+        "classify",
         "compare",
         "denoise",
         "features",

@@ -201,7 +201,8 @@ def build_model(
         case "rbm" if isinstance(space, spaces.Binary) and flat:
             return energies.BernoulliRBM.random(space.num_sites, hidden, key=key, data=rows)
         case "rbm":
-            raise ValueError(f"--model rbm wants binary rows of columns, got {space}")
+            _check_rbm(space, rows)
+            return energies.RBM.random(space, hidden, key=key, data=rows)
         case "ising" if isinstance(space, spaces.Spin) and flat:
             first, second = np.triu_indices(space.num_sites, 1)
             return energies.Ising(
@@ -229,6 +230,24 @@ def build_model(
     raise ValueError(
         f"--model {name}: expected auto, rbm, ising, mlp, conv, independent or gaussian"
     )
+
+
+def _check_rbm(space: spaces.AbstractArraySpace, rows: np.ndarray) -> None:
+    """Raises ValueError where an RBM has no units for the space, or one rate cannot suit all."""
+    kinds = spaces.Spin, spaces.Real, spaces.Count, spaces.Categorical
+    if not isinstance(space, kinds) or rows.ndim != 2 + isinstance(space, spaces.Categorical):
+        raise ValueError(
+            "--model rbm wants rows of binary, spin, real, count or categorical columns, got "
+            f"{space}"
+        )
+    if isinstance(space, spaces.Real):
+        sd = rows.std(axis=0)
+        wrong = np.flatnonzero((sd > 20) | ((sd > 0) & (sd < 0.05)))
+        if len(wrong):
+            raise ValueError(
+                f"--model rbm wants real columns of comparable size, but the sd of column "
+                f"{wrong[0]} is {sd[wrong[0]]:.3g} (expected 0.05 to 20): standardise the columns"
+            )
 
 
 def _independent_family(space: spaces.AbstractArraySpace) -> Any:

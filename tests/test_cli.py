@@ -147,11 +147,14 @@ def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, nam
         ["fit", "rows.npy", "--out", "run", "--model", "oracle"],
         ["fit", "rows.npy", "--out", "run", "--objective", "cd:many"],
         ["fit", "rows.npy", "--out", "run", "--space", "spin"],
+        ["fit", "rows.npy", "--out", "run", "--space", "ordinal:2", "--model", "rbm"],
+        ["fit", "large.npy", "--out", "run", "--model", "rbm"],
     ],
 )
 def test_bad_usage_exits_2_in_one_line(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     np.save("rows.npy", binary_rows(30))
+    np.save("large.npy", 1000 * np.random.default_rng(0).normal(size=(30, 4)))
     status, out, err = run(*arguments, capsys=capsys)
     assert status == 2 and out == "" and len(err.strip().splitlines()) == 1
     assert not os.path.exists("run") and not os.path.exists("x.npy")

@@ -2,11 +2,13 @@
 
 from energax.objectives._base import AbstractObjective
 from energax.objectives.choose import default_objective
+from energax.objectives.conditional import ConditionalLikelihood
 from energax.objectives.contrastive_divergence import ContrastiveDivergence, PersistentCD
 from energax.objectives.likelihood import MaximumLikelihood
 
 __all__ = [
     "AbstractObjective",
+    "ConditionalLikelihood",
     "ContrastiveDivergence",
     "MaximumLikelihood",
     "PersistentCD",

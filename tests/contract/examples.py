@@ -212,6 +212,14 @@ EXAMPLES = {
     samplers.TemperedSMC: with_truth(lambda: samplers.TemperedSMC(samplers.Metropolis()), finite),
     # objectives: (objective, energy, data)
     objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
+    objectives.ConditionalLikelihood: lambda: (
+        objectives.ConditionalLikelihood("b"),
+        record(),
+        {
+            "a": jnp.asarray(np.random.default_rng(3).normal(size=(40, 2)), float),
+            "b": binary_rows()[:, :3],
+        },
+    ),
     objectives.ContrastiveDivergence: lambda: (
         objectives.ContrastiveDivergence(num_steps=2),
         rbm(),
