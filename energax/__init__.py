@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
     from energax.tasks import score_samples as score_samples
+    from energax.tasks import variational_bound as variational_bound
     from energax.training import EarlyStopping as EarlyStopping
     from energax.training import Fit as Fit
     from energax.training import fit as fit
     from energax.training import load as load
+    from energax.training import pretrain as pretrain
     from energax.training import resume as resume
 
 __version__ = "0.1.0"
@@ -68,8 +70,9 @@ _ROOMS = {
         "impute",
         "log_ratio",
         "score_samples",
+        "variational_bound",
     ),
-    "training": ("EarlyStopping", "Fit", "fit", "load", "resume"),
+    "training": ("EarlyStopping", "Fit", "fit", "load", "pretrain", "resume"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

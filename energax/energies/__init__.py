@@ -10,6 +10,7 @@ from energax.energies.boltzmann import RBM as RBM
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
 from energax.energies.boltzmann import BernoulliUnits as BernoulliUnits
 from energax.energies.boltzmann import CountUnits as CountUnits
+from energax.energies.boltzmann import DeepBoltzmannMachine as DeepBoltzmannMachine
 from energax.energies.boltzmann import GaussianUnits as GaussianUnits
 from energax.energies.boltzmann import RecordUnits as RecordUnits
 from energax.energies.boltzmann import RectifiedUnits as RectifiedUnits

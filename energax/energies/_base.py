@@ -244,6 +244,37 @@ class AbstractBipartiteEnergy(AbstractEnergy):
         return self.draw_hidden(self.hidden_input(x), key=key)
 
 
+class AbstractDeepEnergy(AbstractBipartiteEnergy):
+    """An energy of several layers of bits, of which only the first is data.
+
+    Its points hold hidden layers too. Of the first layer alone a lower bound is known, from a
+    distribution q of independent hidden units near p(hidden | v).
+    """
+
+    @property
+    @abstractmethod
+    def data_space(self) -> AbstractSpace:
+        """Where the first layer lives."""
+
+    @abstractmethod
+    def mean_field(
+        self, v: Float[Array, "... visible"], num_updates: int = 30
+    ) -> tuple[Float[Array, "..."], ...]:
+        """(v, μ_1, …, μ_L): the means of the q that a fixed number of updates finds."""
+
+    @abstractmethod
+    def expected_energy(self, layers: tuple[Float[Array, "..."], ...]) -> Float[Array, "..."]:
+        """E_q[E] of all units less the entropy of those that x leaves out: E_q[E(x)] or more."""
+
+    @abstractmethod
+    def bound(self, layers: tuple[Float[Array, "..."], ...]) -> Float[Array, "..."]:
+        """E_q[log p(v, hidden)] + H(q) + log Z, which is at most log p(v) + log Z."""
+
+    @abstractmethod
+    def from_layers(self, layers: tuple[Float[Array, "..."], ...]) -> Point:
+        """The point of `space` that these values of all layers make."""
+
+
 class AbstractTiltable(AbstractEnergy):
     """An energy that stays of its own kind under a linear term (an RBM, an Ising model)."""
 

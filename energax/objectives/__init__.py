@@ -3,7 +3,11 @@
 from energax.objectives._base import AbstractObjective
 from energax.objectives.choose import default_objective
 from energax.objectives.conditional import ConditionalLikelihood
-from energax.objectives.contrastive_divergence import ContrastiveDivergence, PersistentCD
+from energax.objectives.contrastive_divergence import (
+    ContrastiveDivergence,
+    MeanFieldPCD,
+    PersistentCD,
+)
 from energax.objectives.likelihood import MaximumLikelihood
 
 __all__ = [
@@ -11,6 +15,7 @@ __all__ = [
     "ConditionalLikelihood",
     "ContrastiveDivergence",
     "MaximumLikelihood",
+    "MeanFieldPCD",
     "PersistentCD",
     "default_objective",
 ]

@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Key, PyTree
 
 from energax.energies._base import AbstractEnergy
-from energax.spaces import Point
+from energax.spaces import AbstractSpace, Point
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -46,6 +46,10 @@ class AbstractObjective(eqx.Module):
         Metrics always hold `energy_data` and, where the objective has samples, `energy_samples`:
         the two halves of the gradient.
         """
+
+    def data_space(self, energy: AbstractEnergy) -> AbstractSpace:
+        """Where the rows that it learns from live: the energy's space, but for hidden layers."""
+        return energy.space
 
     def evaluations_per_step(self, energy: AbstractEnergy, batch_size: int) -> float:
         """Energy evaluations (a gradient counts as one) of one call on `batch_size` rows."""

@@ -1,20 +1,27 @@
-"""The default objective for an energy and its data."""
+"""The default objective for an energy."""
 
-from energax.energies._base import AbstractBipartiteEnergy, AbstractColouredEnergy, AbstractEnergy
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractColouredEnergy,
+    AbstractDeepEnergy,
+    AbstractEnergy,
+)
 from energax.objectives._base import AbstractObjective
-from energax.objectives.contrastive_divergence import PersistentCD
+from energax.objectives.contrastive_divergence import MeanFieldPCD, PersistentCD
 from energax.objectives.likelihood import MaximumLikelihood, num_exact_states
-from energax.spaces import Point
 
 _FEW_STATES = 2**12
 """Below this many states a sum over them costs little beside the chains that it replaces."""
 
 
-def default_objective(energy: AbstractEnergy, data: Point) -> AbstractObjective:
+def default_objective(energy: AbstractEnergy) -> AbstractObjective:
     """Exact maximum likelihood where log Z is known or a sum of at most 4096 terms, else PCD.
 
-    Gibbs kernels redraw all units in a step, so 5 steps an update do; others get 20.
+    Where a point holds hidden layers too it is mean-field PCD. Gibbs kernels redraw all units in a
+    step, so 5 steps an update do; others get 20.
     """
+    if isinstance(energy, AbstractDeepEnergy):
+        return MeanFieldPCD()
     num_states = num_exact_states(energy)
     if num_states is not None and num_states <= _FEW_STATES:
         return MaximumLikelihood()

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from energax.energies._base import AbstractBipartiteEnergy, AbstractEnergy, batched
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractDeepEnergy,
+    AbstractEnergy,
+    batched,
+)
 from energax.objectives._base import AbstractObjective, Metrics
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
@@ -97,6 +102,78 @@ class PersistentCD(AbstractObjective):
     def evaluations_per_step(self, energy, batch_size):
         each = _sampler(self.sampler, energy).evaluations_per_step(energy)
         return self.num_chains * (self.num_steps * each + 1) + batch_size
+
+
+class MeanFieldPCD(AbstractObjective):
+    """PCD-k for energies of which hidden layers are a part: E_q[∇E] − E_chains[∇E], where q has the
+    data's rows in the first layer and independent units in all others, near p(hidden | row).
+
+    Salakhutdinov & Hinton 2009, algorithm 1. Population target: the parameters of the largest
+    variational bound on the mean log-likelihood, as the learning rate falls to zero; the truth only
+    where hidden units given the data are nearly independent, which training itself makes them. It
+    costs `num_updates` passes of each row, k steps of each chain and two gradients.
+
+    **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data with their q.
+    `num_updates`: of the mean field.
+    """
+
+    num_steps: int = eqx.field(static=True, default=5)
+    num_chains: int = eqx.field(static=True, default=100)
+    num_updates: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        for name in ("num_steps", "num_chains", "num_updates"):
+            _check_number(name, getattr(self, name))
+
+    def data_space(self, energy):
+        """**Raises:** TypeError unless the energy is an `AbstractDeepEnergy`."""
+        return _as_deep(energy).data_space
+
+    def init(self, energy, data, *, key):
+        """(None, the chains)."""
+        energy = _as_deep(energy)
+        key_rows, key_hidden, key_init = jax.random.split(key, 3)
+        rows = _choose_rows(data, self.num_chains, key_rows)
+        means = energy.from_layers(energy.mean_field(rows, self.num_updates))
+        drawn = jax.random.split(key_hidden, len(means))
+        x = {
+            name: (jax.random.uniform(each, mean.shape, mean.dtype) < mean).astype(mean.dtype)
+            for each, (name, mean) in zip(drawn, means.items(), strict=True)
+        }
+        return None, Chains(*default_sampler(energy).init(energy, x, key=key_init))
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        sampler = default_sampler(energy)
+        start = sampler.follow(_constant(energy), carry.state)
+        state, tuning, acceptance = _advance(
+            sampler, energy, start, carry.tuning, self.num_steps, key
+        )
+        energy = _as_deep(energy)
+        layers = jax.lax.stop_gradient(energy.mean_field(batch, self.num_updates))
+        energies = energy.expected_energy(layers)
+        sampled = -jnp.mean(batched(energy, state.x))
+        metrics = {
+            "energy_data": jnp.mean(energies),
+            "energy_data_sd": jnp.std(energies),
+            "energy_samples": sampled,
+            "bound": jnp.mean(energy.bound(layers)),
+            "acceptance": acceptance,
+        }
+        return metrics["energy_data"] - sampled, Chains(state, tuning), metrics
+
+    def evaluations_per_step(self, energy, batch_size):
+        each = default_sampler(energy).evaluations_per_step(energy)
+        chains = self.num_chains * (self.num_steps * each + 1)
+        return chains + batch_size * (self.num_updates + 1)
+
+
+def _as_deep(energy: AbstractEnergy) -> AbstractDeepEnergy:
+    if isinstance(energy, AbstractDeepEnergy):
+        return energy
+    raise TypeError(
+        "MeanFieldPCD trains energies with hidden layers in their points, such as "
+        f"DeepBoltzmannMachine, got {type(energy).__name__}; take PersistentCD()"
+    )
 
 
 def _check_number(name: str, value: int) -> None:

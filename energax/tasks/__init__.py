@@ -12,4 +12,5 @@ from energax.tasks.features import features as features
 from energax.tasks.impute import impute as impute
 from energax.tasks.likelihood import compare as compare
 from energax.tasks.likelihood import score_samples as score_samples
+from energax.tasks.likelihood import variational_bound as variational_bound
 from energax.tasks.ratio import log_ratio as log_ratio

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from energax.energies._base import AbstractEnergy
+from energax.energies._base import AbstractDeepEnergy, AbstractEnergy
 from energax.partition.choose import log_z as estimate_log_z
 from energax.random import as_key
 from energax.results import Comparison, LogZ, Scores, Verdict, half_width, mean_of_rows
 from energax.spaces import AbstractSpace, Point, Record
-from energax.tasks._base import log_density_rows
+from energax.tasks._base import is_single, log_density_rows
 
 
 def score_samples(
@@ -44,6 +44,56 @@ def score_samples(
         num_sites=energy.space.num_sites,
         measure=_measure(energy.space),
     )
+
+
+def variational_bound(
+    energy: AbstractDeepEnergy,
+    V: Point,
+    *,
+    key,
+    log_z: LogZ | None = None,
+    num_updates: int = 100,
+    **options,
+) -> Scores:
+    """A lower bound on log p(v) of every row, for energies with hidden layers in their points.
+
+    log p(v) ≥ E_q[f(v, hidden)] + H(q) − log Z with q the mean field of the row (Salakhutdinov &
+    Hinton 2009, eq. 12 and section 3.3).
+
+    **Arguments:** `V`: (rows, visible), or one row. `num_updates`: of the mean field. `log_z`: an
+    answer of `energax.log_z` to use again; else it is estimated with `options`.
+
+    **Returns:** `Scores` whose `log_prob` are the bounds; errors are those of log Z.
+
+    **Raises:** TypeError for another energy; ValueError for rows outside `energy.data_space`.
+    """
+    if not isinstance(energy, AbstractDeepEnergy):
+        raise TypeError(
+            "variational_bound is for energies with hidden layers in their points, such as "
+            f"DeepBoltzmannMachine, got {type(energy).__name__}: score_samples gives log p itself"
+        )
+    if log_z is not None and options:
+        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
+    rows = energy.data_space.validate(V, name="V")
+    rows = rows[None] if is_single(energy.data_space, rows) else rows
+    blocks = np.array_split(rows, max(1, len(rows) // 4096))
+    bounds = [np.asarray(_bounds(energy, block, num_updates), np.float64) for block in blocks]
+    z = estimate_log_z(energy, key=key, **options) if log_z is None else log_z
+    return Scores(
+        log_prob=np.concatenate(bounds) - z.value,
+        std_err=np.full(len(rows), z.std_err),
+        log_z_std_err=z.std_err,
+        log_z=z,
+        reliable=z.reliable,
+        reasons=z.reasons,
+        num_sites=energy.data_space.num_sites,
+        measure=_measure(energy.data_space),
+    )
+
+
+@eqx.filter_jit
+def _bounds(energy: AbstractDeepEnergy, rows, num_updates: int):
+    return energy.bound(energy.mean_field(rows, num_updates))
 
 
 def compare(

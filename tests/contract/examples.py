@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 import energax
 from energax import energies, objectives, random, samplers, spaces, tasks
 from energax.energies import _base as base
-from energax.energies.boltzmann import AnnealedRBM
+from energax.energies.boltzmann import AnnealedRBM, TiedRBM
 from energax.energies.exponential_family import (
     Bernoulli,
     Beta,
@@ -61,6 +62,15 @@ def gaussian_rbm():
         rng.normal(0, 0.8, (3, 2)),
         energies.GaussianUnits([0.4, -1.2, 0.1], [0.2, -0.3, 0.1]),
         energies.SpinUnits([0.3, -0.6]),
+    )
+
+
+def deep():
+    rng = np.random.default_rng(4)
+    sizes = (5, 4, 3, 2)
+    return energies.DeepBoltzmannMachine(
+        [rng.normal(0, 0.8, (a, b)) for a, b in pairwise(sizes)],
+        [rng.normal(0.2, 0.5, n) for n in sizes],
     )
 
 
@@ -134,6 +144,10 @@ EXAMPLES = {
     base.FrozenEnergy: lambda: base.FrozenEnergy(normal()),
     energies.BernoulliRBM: rbm,
     energies.RBM: gaussian_rbm,
+    energies.DeepBoltzmannMachine: deep,
+    TiedRBM: lambda: TiedRBM(
+        jnp.asarray(rbm().weight), jnp.full(5, 0.3), jnp.full(3, -0.4), (2, 2)
+    ),
     AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
     energies.Ising: ising,
     energies.Potts: potts,
@@ -226,6 +240,11 @@ EXAMPLES = {
         binary_rows(),
     ),
     objectives.PersistentCD: lambda: (objectives.PersistentCD(num_steps=2), rbm(), binary_rows()),
+    objectives.MeanFieldPCD: lambda: (
+        objectives.MeanFieldPCD(num_steps=2),
+        deep(),
+        binary_rows(),
+    ),
     # methods of log Z: (method, energy, log Z)
     exact.Known: lambda: (exact.Known(), Normal([0.4], [0.5]), float(Normal([0.4], [0.5]).log_z)),
     exact.ClosedForm: lambda: (

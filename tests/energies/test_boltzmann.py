@@ -11,8 +11,8 @@ import pytest
 from energax.energies import _base
 from energax.energies._base import batched, partition_trainable
 from energax.energies.boltzmann import AnnealedRBM, BernoulliRBM, RBMPath
-from energax.energies.boltzmann import rbm as module
 from energax.energies.boltzmann._base import numbers
+from energax.energies.boltzmann._base import rbm as module
 from energax.energies.reference import IndependentBernoulli, default_base
 from energax.random import key
 from energax.spaces import Binary, Real

@@ -1,16 +1,20 @@
 """Boltzmann machines of layers."""
 
 from energax.energies.boltzmann._base import (
+    RBM,
+    AnnealedRBM,
     BernoulliUnits,
     CountUnits,
     GaussianUnits,
+    RBMPath,
     RecordUnits,
     RectifiedUnits,
     ReplicatedSoftmaxUnits,
     SoftmaxUnits,
     SpinUnits,
 )
-from energax.energies.boltzmann.rbm import RBM, AnnealedRBM, BernoulliRBM, RBMPath
+from energax.energies.boltzmann.bernoulli import BernoulliRBM
+from energax.energies.boltzmann.deep import DeepBoltzmannMachine, TiedRBM
 
 __all__ = [
     "RBM",
@@ -18,6 +22,7 @@ __all__ = [
     "BernoulliRBM",
     "BernoulliUnits",
     "CountUnits",
+    "DeepBoltzmannMachine",
     "GaussianUnits",
     "RBMPath",
     "RecordUnits",
@@ -25,4 +30,5 @@ __all__ = [
     "ReplicatedSoftmaxUnits",
     "SoftmaxUnits",
     "SpinUnits",
+    "TiedRBM",
 ]

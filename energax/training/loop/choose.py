@@ -106,20 +106,27 @@ def fit(
     """
     key = as_key(key)
     check_scalar(energy)
-    rows = energy.space.validate(data, batch=True, name="data")
-    if objective is None and optimizer is None and isinstance(energy, AbstractExponentialFamily):
+    matched = objective is None and optimizer is None
+    objective = default_objective(energy) if objective is None else objective
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(
+            "objective: expected one of energax.objectives, such as PersistentCD(), got "
+            f"{type(objective).__name__}"
+        )
+    space = objective.data_space(energy)
+    rows = space.validate(data, batch=True, name="data")
+    if space is not energy.space and not (validation is None and early_stopping is None):
+        raise ValueError(
+            "validation= and early_stopping= look at energies of rows, and a row is only one part "
+            f"of a point of {type(energy).__name__}: leave them out, and judge by variational_bound"
+        )
+    if matched and isinstance(energy, AbstractExponentialFamily):
         if early_stopping is not None:
             raise ValueError(
                 "early_stopping: this family is fitted at once by its moments, there is no "
                 "training to stop; leave it out, or pass an objective="
             )
         return _match_moments(energy, rows)
-    objective = default_objective(energy, rows) if objective is None else objective
-    if not isinstance(objective, AbstractObjective):
-        raise TypeError(
-            "objective: expected one of energax.objectives, such as PersistentCD(), got "
-            f"{type(objective).__name__}"
-        )
     key_watch = jax.random.fold_in(key, _WATCH)
     held: Point = None
     if early_stopping is not None:

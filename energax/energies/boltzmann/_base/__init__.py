@@ -1,11 +1,12 @@
-"""What Boltzmann machines are made of: layers of units."""
+"""What Boltzmann machines are made of: layers of units, and two of them joined."""
 
+from energax.energies.boltzmann._base.fitted import fitted_units
 from energax.energies.boltzmann._base.layers import (
     RecordUnits,
     ReplicatedSoftmaxUnits,
     SoftmaxUnits,
 )
-from energax.energies.boltzmann._base.numbers import softplus_change
+from energax.energies.boltzmann._base.rbm import RBM, AbstractRBM, AnnealedRBM, RBMPath
 from energax.energies.boltzmann._base.units import (
     AbstractScalarUnits,
     AbstractUnits,
@@ -17,15 +18,19 @@ from energax.energies.boltzmann._base.units import (
 )
 
 __all__ = [
+    "RBM",
+    "AbstractRBM",
     "AbstractScalarUnits",
     "AbstractUnits",
+    "AnnealedRBM",
     "BernoulliUnits",
     "CountUnits",
     "GaussianUnits",
+    "RBMPath",
     "RecordUnits",
     "RectifiedUnits",
     "ReplicatedSoftmaxUnits",
     "SoftmaxUnits",
     "SpinUnits",
-    "softplus_change",
+    "fitted_units",
 ]

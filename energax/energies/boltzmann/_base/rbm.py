@@ -12,30 +12,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from energax.energies._base import (
     AbstractBipartiteEnergy,
-    AbstractLocalEnergy,
     AbstractNormalised,
     AbstractPath,
     AbstractTiltable,
     GeometricPath,
 )
-from energax.energies.boltzmann._base import (
+from energax.energies.boltzmann._base.fitted import fitted_units
+from energax.energies.boltzmann._base.units import (
     AbstractScalarUnits,
     AbstractUnits,
     BernoulliUnits,
-    CountUnits,
     GaussianUnits,
-    RecordUnits,
     RectifiedUnits,
-    SoftmaxUnits,
     SpinUnits,
-    softplus_change,
 )
-from energax.spaces import AbstractSpace, Binary, Categorical, Count, Point, Real, Record, Spin
+from energax.spaces import AbstractSpace, Point
 
 
 class AbstractRBM(AbstractBipartiteEnergy, AbstractTiltable):
@@ -134,74 +129,6 @@ class AbstractRBM(AbstractBipartiteEnergy, AbstractTiltable):
             if start is not None:
                 return RBMPath(self, start)
         return GeometricPath(base, self)
-
-
-class BernoulliRBM(AbstractRBM, AbstractLocalEnergy):
-    """RBM of binary units, E(v) = −b·v − Σ_j softplus(c_j + (vW)_j) on `Binary((visible,))`.
-
-    Hinton 2012, "A practical guide to training restricted Boltzmann machines", section 16.1. v is a
-    flat vector: reshape images to rows first.
-
-    **Arguments:** `weight`: W, (visible, hidden). `visible_bias`: b, (visible,) or a number.
-    `hidden_bias`: c, (hidden,) or a number.
-
-    **Raises:** ValueError if the shapes do not fit each other.
-    """
-
-    weight: Float[Array, "visible hidden"]
-    visible_bias: Float[Array, " visible"]
-    hidden_bias: Float[Array, " hidden"]
-    space: Binary
-
-    def __init__(self, weight: Any, visible_bias: Any = 0.0, hidden_bias: Any = 0.0):
-        weight = jnp.asarray(weight, float)
-        if weight.ndim != 2 or 0 in weight.shape:
-            raise ValueError(
-                f"BernoulliRBM: expected weight of shape (visible, hidden), got {weight.shape}"
-            )
-        self.weight = weight
-        self.visible_bias = _as_bias(visible_bias, weight.shape[0], "visible_bias")
-        self.hidden_bias = _as_bias(hidden_bias, weight.shape[1], "hidden_bias")
-        self.space = Binary((weight.shape[0],))
-
-    @staticmethod
-    def random(
-        num_visible: int,
-        num_hidden: int,
-        *,
-        key: Key[Array, ""],
-        data=None,
-        scale: float = 0.01,
-    ) -> "BernoulliRBM":
-        """An RBM to start training from: W ~ N(0, scale²), c = 0, b from the base rates of `data`.
-
-        Hinton 2012, section 8.1: b_i = log(p_i/(1 − p_i)) with p_i the share of rows where v_i = 1,
-        half a row of each value added so that b is finite.
-
-        **Arguments:** `data`: (rows, visible) of 0 and 1; None leaves b = 0.
-
-        **Raises:** ValueError if `data` does not suit the space.
-        """
-        visible = fitted_units(Binary((num_visible,)), data)
-        weight = scale * jax.random.normal(key, (num_visible, num_hidden))
-        return BernoulliRBM(weight, visible.bias)
-
-    @property
-    def visible(self):
-        return BernoulliUnits(self.visible_bias)
-
-    @property
-    def hidden(self):
-        return BernoulliUnits(self.hidden_bias)
-
-    def replaced(self, weight, visible, hidden):
-        return BernoulliRBM(weight, visible.bias, hidden.bias)
-
-    def site_differences(self, x):
-        flip = 1 - 2 * x
-        change = flip[:, None] * self.weight
-        units = softplus_change(self.hidden_input(x), change)
-        return -flip * self.visible_bias - jnp.sum(units, axis=-1)
 
 
 class RBM(AbstractRBM):
@@ -363,59 +290,8 @@ class RBMPath(AbstractPath):
         return self.start.draw(field, key=key)
 
 
-def fitted_units(space: AbstractSpace, data: Point | None = None) -> AbstractUnits:
-    """The visible units that suit a space, matched to the columns of `data` (rows, *event).
-
-    **Raises:** TypeError for a space without units of its kind; ValueError for rows outside it.
-    """
-    if isinstance(space, Record):
-        rows = None if data is None else space.validate(data, batch=True, name="data")
-        return RecordUnits(
-            {n: fitted_units(p, None if rows is None else rows[n]) for n, p in space.parts.items()}
-        )
-    kinds = Binary, Spin, Real, Categorical, Count
-    flat = space.sites if isinstance(space, Categorical) else space.shape
-    if not isinstance(space, kinds) or len(flat) != 1:
-        raise TypeError(
-            "an RBM's visible units live on a flat Binary, Spin, Real, Categorical or Count space, "
-            f"or a Record of such, got {space}; reshape images to rows"
-        )
-    (num,) = flat
-    rows = None if data is None else np.asarray(space.validate(data, batch=True, name="data"))
-    if isinstance(space, Binary | Spin):
-        up = 0.0 if rows is None else (rows > 0).sum(axis=0, dtype=np.float64)
-        logits = np.zeros(num) if rows is None else np.log(up + 0.5) - np.log(len(rows) - up + 0.5)
-        return BernoulliUnits(logits) if isinstance(space, Binary) else SpinUnits(logits / 2)
-    if isinstance(space, Real):
-        if rows is None:
-            return GaussianUnits(jnp.zeros(num))
-        sd = rows.std(axis=0, dtype=np.float64)
-        sd = np.maximum(sd, 1e-3 * max(float(sd.max()), 1e-12))  # a constant column
-        return GaussianUnits(rows.mean(axis=0, dtype=np.float64), np.log(sd))
-    if isinstance(space, Count):
-        mean = 1.0 if rows is None else (rows.sum(axis=0, dtype=np.float64) + 0.5) / (len(rows) + 1)
-        return CountUnits(np.broadcast_to(np.log(mean), (num,)))
-    assert isinstance(space, Categorical)
-    if rows is None:
-        return SoftmaxUnits(np.zeros((num, space.num_values)), space.encoding)
-    index = np.asarray(space.decode(rows))
-    often = np.stack([(index == j).sum(axis=0) for j in range(space.num_values)], axis=1)
-    share = (often + 0.5) / (len(rows) + 0.5 * space.num_values)
-    return SoftmaxUnits(np.log(share), space.encoding)
-
-
 def _alike(a: AbstractSpace, b: AbstractSpace) -> bool:
     return type(a) is type(b) and a.shape == b.shape
-
-
-def _as_bias(value, size: int, name: str) -> Float[Array, " units"]:
-    value = jnp.asarray(value, float)
-    if value.shape not in ((), (size,)):
-        raise ValueError(
-            f"BernoulliRBM: expected {name} of shape ({size},) beside a weight (visible, hidden), "
-            f"got {value.shape}"
-        )
-    return jnp.broadcast_to(value, (size,))
 
 
 _CHUNK = 2**21  # numbers held at once by `_log_sum`
