@@ -65,6 +65,18 @@ def gaussian_rbm():
     )
 
 
+def record_rbm():
+    """On the same space as `record`."""
+    units = energies.RecordUnits(
+        {
+            "a": energies.GaussianUnits([0.4, -1.2], 0.3),
+            "b": energies.BernoulliUnits([0.2, -0.3, 1]),
+        }
+    )
+    weight = np.random.default_rng(2).normal(0, 0.8, (5, 2))
+    return energies.RBM(weight, units, energies.SpinUnits([0.3, -0.6]))
+
+
 def deep():
     rng = np.random.default_rng(4)
     sizes = (5, 4, 3, 2)
@@ -228,7 +240,7 @@ EXAMPLES = {
     objectives.MaximumLikelihood: lambda: (objectives.MaximumLikelihood(), rbm(), binary_rows()),
     objectives.ConditionalLikelihood: lambda: (
         objectives.ConditionalLikelihood("b"),
-        record(),
+        record_rbm(),
         {
             "a": jnp.asarray(np.random.default_rng(3).normal(size=(40, 2)), float),
             "b": binary_rows()[:, :3],
