@@ -40,6 +40,13 @@ class AbstractEnergy(eqx.Module):
         """Distributions from `base` (β = 0) to this one (β = 1)."""
         return GeometricPath(base, self)
 
+    def tempered(self, beta) -> "AbstractEnergy":
+        """β E(x), of the same kind where there is one: an Ising model's couplings and fields scale.
+
+        **Arguments:** `beta`: β ≥ 0, a number or a scalar array, which may be traced.
+        """
+        return Tempered(self, beta)
+
     def condition(self, **given) -> "Conditional":
         """p(rest | given) as an energy on what is left free.
 

@@ -163,6 +163,9 @@ EXAMPLES = {
     AnnealedRBM: lambda: rbm().path(energies.default_base(spaces.Binary((5,)))).at(0.4),
     energies.Ising: ising,
     energies.Potts: potts,
+    energies.Hopfield: lambda: energies.Hopfield(
+        [[1, -1, 1, 1, -1], [-1, -1, 1, -1, 1]], [0.1, -0.2, 0.3, 0.4, -0.3]
+    ),
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
     energies.Mixture: lambda: energies.Mixture(

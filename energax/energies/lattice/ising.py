@@ -186,6 +186,11 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractTiltable):
         field = field.reshape(-1) if field.shape == self.space.shape else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
 
+    def tempered(self, beta) -> "Ising":
+        """βE: couplings βJ and fields βh."""
+        scaled = beta * self.couplings, beta * self.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
+
     def restrict(self, conditional) -> "Ising":
         """The Ising model of the free spins; bonds to the given ones become fields."""
         free = np.asarray(conditional.free)

@@ -169,3 +169,8 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
         field = jnp.asarray(field)
         field = field.reshape(self.fields.shape) if field.ndim else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
+
+    def tempered(self, beta) -> "Potts":
+        """βE: couplings βJ and fields βh."""
+        scaled = beta * self.couplings, beta * self.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
