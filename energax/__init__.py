@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from energax.tasks import features as features
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
+    from energax.tasks import mode as mode
     from energax.tasks import score_samples as score_samples
     from energax.tasks import variational_bound as variational_bound
     from energax.training import EarlyStopping as EarlyStopping
@@ -69,6 +70,7 @@ _ROOMS = {
         "features",
         "impute",
         "log_ratio",
+        "mode",
         "score_samples",
         "variational_bound",
     ),

@@ -62,7 +62,7 @@ def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
         return ColouredGibbs()
     parts = space.parts.values() if isinstance(space, Record) else [space]
     if all(isinstance(part, Real | Box) for part in parts):
-        if not _is_smooth(energy):
+        if not is_smooth(energy):
             return Metropolis()
         return MALA() if is_real(space) else Transformed(MALA())
     if isinstance(space, Binary | Spin | Categorical | Ordinal):
@@ -85,7 +85,7 @@ def _local_samplers(energy: AbstractEnergy) -> list[AbstractSampler]:
     return [local]
 
 
-def _is_smooth(energy: AbstractEnergy) -> bool:
+def is_smooth(energy: AbstractEnergy) -> bool:
     """Whether JAX differentiates f: not through a while loop or a callback."""
     try:
         eqx.filter_eval_shape(jax.grad(energy.log_density), energy.space.example())
@@ -226,7 +226,7 @@ def _by_plan(
     for local in samplers:
         job = Job(energy, local, name=name_of(local), share=_FIRST_SHARE, **limits)
         job.earlier, job.peaks = tuple(earlier), peaks
-        job.looks_for_peaks = peaks is None and is_real(energy.space) and _is_smooth(energy)
+        job.looks_for_peaks = peaks is None and is_real(energy.space) and is_smooth(energy)
         job.max_evaluations = left
         draws = job.run(num_samples, initial, None, None, bar, key=key)
         left -= draws.num_evaluations

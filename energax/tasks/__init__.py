@@ -13,4 +13,6 @@ from energax.tasks.impute import impute as impute
 from energax.tasks.likelihood import compare as compare
 from energax.tasks.likelihood import score_samples as score_samples
 from energax.tasks.likelihood import variational_bound as variational_bound
+from energax.tasks.mode import Mode as Mode
+from energax.tasks.mode import mode as mode
 from energax.tasks.ratio import log_ratio as log_ratio

@@ -10,7 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from energax import random
-from energax.energies._base import AbstractEnergy, AbstractTiltable, batched, check_scalar
+from energax.energies._base import (
+    AbstractColouredSpins,
+    AbstractEnergy,
+    AbstractTiltable,
+    batched,
+    check_scalar,
+)
 from energax.random import as_key
 from energax.spaces import AbstractArraySpace, AbstractSpace, Binary, Point, Real, Spin
 from energax.tasks._base import NUM_CHAINS, Restored, is_single, sample_posteriors
@@ -159,9 +165,12 @@ def _modes(energy, noise, rows, draws):
 
     def one(args):
         y, candidates = args
-        target = Posterior(energy, noise, y)
+        target = posterior(energy, noise, y)
         best = candidates[jnp.argmax(batched(target, candidates))]
-        return _ascend(target, best) if energy.space.is_continuous else _climb(target, best)
+        if energy.space.is_continuous:
+            return _ascend(target, best)
+        coloured = isinstance(target, AbstractColouredSpins)
+        return _climb_by_colour(target, best) if coloured else _climb(target, best)
 
     return jax.lax.map(one, (rows, draws), batch_size=64)
 
@@ -179,6 +188,21 @@ def _climb(target: AbstractEnergy, x, num_sweeps: int = 10):
         return jnp.where(new < value, other, x), jnp.minimum(new, value)
 
     return jax.lax.fori_loop(0, num_sweeps * x.size, visit, (x, target(x)))[0]
+
+
+def _climb_by_colour(target: AbstractColouredSpins, x, num_sweeps: int = 50):
+    """`_climb` with all the sites of a colour at once, each to the likelier of its values."""
+    down = 0.0 if isinstance(target.space, Binary) else -1.0
+
+    def sweep(_, sites):
+        for colour, members in enumerate(target.colours):
+            log_odds = target.log_odds(sites, colour)
+            tied = jnp.where(log_odds < 0, down, sites[members])
+            new = jnp.where(log_odds > 0, 1.0, tied).astype(sites.dtype)
+            sites = sites.at[members].set(new, unique_indices=True)
+        return sites
+
+    return jax.lax.fori_loop(0, num_sweeps, sweep, x.reshape(-1)).reshape(x.shape)
 
 
 def _ascend(target: AbstractEnergy, x, num_steps: int = 200):

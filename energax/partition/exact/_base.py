@@ -143,7 +143,7 @@ def constant_of(energy: AbstractEnergy, form: PairForm) -> float:
             break
 
     def f(wide):
-        return wide.log_density(_point(wide.space, numbers))
+        return wide.log_density(point_of_numbers(wide.space, numbers))
 
     return float64_or_32(energy, f) - float(known)
 
@@ -259,8 +259,8 @@ def _numbers(space: AbstractArraySpace, x: Any) -> np.ndarray:
     return np.asarray(x).reshape(-1).astype(int)
 
 
-def _point(space: Any, numbers: np.ndarray) -> Any:
-    """The point of these value numbers, the other way round."""
+def point_of_numbers(space: Any, numbers: np.ndarray) -> Any:
+    """The point whose sites have the values of these numbers (num_sites,)."""
     if isinstance(space, Categorical):
         return space.encode(jnp.asarray(numbers.reshape(space.sites)))
     assert isinstance(space, Binary | Spin | Ordinal)
