@@ -568,3 +568,11 @@ def check_scalar(energy: AbstractEnergy) -> None:
 def batched(energy: AbstractEnergy, x: Point) -> Float[Array, " batch"]:
     """f(x) = −E(x) of a batch of points, (batch,)."""
     return jax.vmap(energy.log_density)(x)
+
+
+def broadcast(name: str, value, shape: tuple[int, ...], what: str) -> Float[Array, "..."]:
+    """`value`, a number or of `shape`, as floats of `shape`."""
+    value = jnp.asarray(value, float)
+    if value.shape not in ((), shape):
+        raise ValueError(f"{name}: expected {what} of shape {shape} or a number, got {value.shape}")
+    return jnp.broadcast_to(value, shape)

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from energax.energies._base import AbstractColouredEnergy, AbstractTiltable
-from energax.energies.lattice._base import broadcast
+from energax.energies._base import AbstractColouredEnergy, AbstractTiltable, broadcast
 from energax.random import as_key
 from energax.spaces import Point, Spin
 

@@ -114,7 +114,7 @@ def _as_bonded(sampler: AbstractSampler, energy: AbstractEnergy) -> AbstractBond
     raise TypeError(
         f"{type(sampler).__name__} needs an energy of bonds between sites (an AbstractBondEnergy "
         f"such as Ising or Potts), got {type(energy).__name__}. Use Metropolis, or ColouredGibbs "
-        "where sites are coloured; to temper an Ising or Potts model scale its couplings and fields"
+        "where sites are coloured; to temper an Ising or Potts model take energy.tempered(beta)"
     )
 
 

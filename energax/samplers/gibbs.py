@@ -250,7 +250,7 @@ def _as_coloured(energy: AbstractEnergy) -> AbstractColouredEnergy:
     raise TypeError(
         "ColouredGibbs needs an energy that knows groups of independent sites (an "
         f"AbstractColouredEnergy such as Ising), got {type(energy).__name__}. Use Metropolis; or "
-        "to temper an Ising model scale its couplings and fields (Tempered hides its colours)"
+        "to temper an Ising model take energy.tempered(beta) (Tempered hides its colours)"
     )
 
 

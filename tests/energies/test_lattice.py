@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from energax.energies._base import GeometricPath, batched
+from energax.energies._base import GeometricPath, Tempered, batched
 from energax.energies.lattice import Ising, IsingPath, Potts
 from energax.energies.lattice import _base as lattice
 from energax.energies.reference import IndependentBernoulli
@@ -259,3 +259,13 @@ def test_potts_refuses_what_ising_does():
         Potts(EDGES, 1.0, LEVELS[:, :2], space=Categorical(7, 3))
     with pytest.raises(TypeError, match="Categorical"):
         Potts(EDGES, 1.0, space=Spin(7))
+
+
+def test_tempered_models_stay_of_their_kind():
+    for model in (ising(), potts()):
+        cold = model.tempered(0.37)
+        assert type(cold) is type(model)
+        np.testing.assert_allclose(
+            enumerated(cold).log_density, 0.37 * enumerated(model).log_density, atol=1e-5
+        )
+    assert isinstance((ising() + ising()).tempered(0.37), Tempered)

@@ -61,14 +61,6 @@ def grid_edges(shape: tuple[int, ...], periodic: bool) -> tuple[np.ndarray, np.n
     return np.unique(joined, axis=0, return_counts=True)
 
 
-def broadcast(name: str, value, shape: tuple[int, ...], what: str) -> Float[Array, "..."]:
-    """`value`, a number or of `shape`, as floats of `shape`."""
-    value = jnp.asarray(value, float)
-    if value.shape not in ((), shape):
-        raise ValueError(f"{name}: expected {what} of shape {shape} or a number, got {value.shape}")
-    return jnp.broadcast_to(value, shape)
-
-
 def _checked_edges(name: str, edges, num_sites: int) -> np.ndarray:
     pairs = np.asarray(edges)
     pairs = np.zeros((0, 2), int) if pairs.size == 0 else pairs

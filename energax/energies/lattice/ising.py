@@ -21,11 +21,11 @@ from energax.energies._base import (
     AbstractPath,
     AbstractTiltable,
     GeometricPath,
+    broadcast,
 )
 from energax.energies.lattice import _base
 from energax.energies.lattice._base import (
     LANES,
-    broadcast,
     count_lanes,
     draw_packed,
     grid_edges,

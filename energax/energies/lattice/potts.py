@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from energax.energies._base import AbstractBondEnergy, AbstractTiltable
+from energax.energies._base import AbstractBondEnergy, AbstractTiltable, broadcast
 from energax.energies.lattice import _base
-from energax.energies.lattice._base import broadcast, grid_edges, make_graph
+from energax.energies.lattice._base import grid_edges, make_graph
 from energax.spaces import Categorical
 
 
