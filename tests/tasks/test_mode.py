@@ -259,7 +259,8 @@ def test_annealing_finds_a_frustrated_ground_state_and_does_not_boast():
         hasty = ex.mode(model, key=key(3), num_chains=2, num_sweeps=2)
     assert hasty.energy >= lowest - 1e-5
     assert hasty.num_evaluations < found.num_evaluations
-    again = ex.mode(Tempered(model, 0.3), key=key(3), method="annealing", num_sweeps=300)
+    with pytest.warns(UnreliableResult):
+        again = ex.mode(Tempered(model, 0.3), key=key(3), method="annealing", num_sweeps=300)
     assert again.energy == pytest.approx(0.3 * lowest, rel=1e-5)
 
 
@@ -341,8 +342,8 @@ def test_bad_arguments_are_refused():
         ex.mode(model, key=key(0), num_sweeps=0)
     with pytest.raises(ValueError, match="initial"):
         ex.mode(model, key=key(0), method="annealing", initial=np.ones((4, 3, 2)))
-    with pytest.raises(ValueError, match=r"enumeration.*does not apply.*2\^24|16,777,216"):
-        ex.mode(Ising.grid((8, 8), 0.3), key=key(0), method="enumeration")
+    with pytest.raises(ValueError, match=r"'enumeration' does not apply.*2\^1600 states"):
+        ex.mode(Ising.grid((40, 40), 0.3), key=key(0), method="enumeration")
     with pytest.raises(ValueError, match="3 values"):
         ex.mode(Potts.grid((3, 3), 3, 0.5), key=key(0), method="minimum cut")
     with pytest.raises(ValueError, match="FunctionEnergy does not tell itself"):

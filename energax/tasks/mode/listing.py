@@ -22,7 +22,8 @@ def by_listing(energy: AbstractEnergy) -> Found | str:
     if num_states is None:
         return f"{energy.space} has infinitely many points"
     if num_states > MOST_STATES:
-        return f"it has {num_states:.3g} states, and at most {MOST_STATES:,} are listed"
+        bits = (num_states - 1).bit_length()
+        return f"it has up to 2^{bits} states, and at most {MOST_STATES:,} are listed"
     try:
         with jax.enable_x64(True):
             f, wide = _all(in_float64(energy), num_states), True
