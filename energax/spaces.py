@@ -547,3 +547,41 @@ def flatten_points(x: Point) -> np.ndarray:
     """
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(x)]
     return np.concatenate([a.reshape(a.shape[0], a.shape[1], -1) for a in leaves], axis=-1)
+
+
+def few_valued(
+    name: str, space: AbstractSpace, instead: str
+) -> Binary | Spin | Categorical | Ordinal:
+    """`space` if its sites have few values, which `name` lists; `instead` says what to take.
+
+    **Raises:** TypeError on any other space.
+    """
+    if isinstance(space, (Binary, Spin, Categorical, Ordinal)):
+        return space
+    raise TypeError(
+        f"{name} lists the values of a site, on Binary, Spin, Categorical and Ordinal spaces, "
+        f"got {space}; {instead}"
+    )
+
+
+def with_site_moved(
+    space: AbstractArraySpace, x: Point, site: Int[Array, " chains"], shift: Int[Array, " others"]
+) -> Point:
+    """(others, chains, *event): `x` with its `site` `shift` values on, round and round."""
+    at: Bool[Array, "chains sites"] = jnp.arange(space.num_sites) == site[:, None]
+    if isinstance(space, Categorical) and space.encoding == "onehot":
+        rows = x.reshape(*at.shape, space.num_values)
+        moved = jax.vmap(lambda s: jnp.where(at[..., None], jnp.roll(rows, s, axis=-1), rows))(
+            shift
+        )
+        return moved.reshape(-1, *x.shape)
+    flat = x.reshape(at.shape)
+    if isinstance(space, Binary):
+        moved = jnp.where(at, 1 - flat, flat)[None]
+    elif isinstance(space, Spin):
+        moved = jnp.where(at, -flat, flat)[None]
+    else:
+        assert isinstance(space, (Categorical, Ordinal))
+        onward = jnp.mod(flat + shift[:, None, None].astype(flat.dtype), space.num_values)
+        moved = jnp.where(at, onward, flat)
+    return moved.reshape(-1, *x.shape)

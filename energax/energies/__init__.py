@@ -31,6 +31,7 @@ from energax.energies.function import PositiveEnergy as PositiveEnergy
 from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.hopfield import Hopfield as Hopfield
+from energax.energies.lattice import BoltzmannMachine as BoltzmannMachine
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
 from energax.energies.mixture import Mixture as Mixture

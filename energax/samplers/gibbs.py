@@ -4,10 +4,12 @@ Geman & Geman 1984. A block of sites may be redrawn at once where they are indep
 rest; on any energy one site can be.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from energax.energies._base import (
     AbstractBipartiteEnergy,
@@ -16,7 +18,7 @@ from energax.energies._base import (
     batched,
 )
 from energax.samplers._base import AbstractSampler, Info, State, accepted, choose
-from energax.spaces import AbstractArraySpace, Binary, Categorical, Ordinal, Point, Spin
+from energax.spaces import AbstractArraySpace, few_valued, with_site_moved
 
 
 class BipartiteState(State):
@@ -169,13 +171,8 @@ class SiteGibbs(AbstractSampler):
         return tuning
 
 
-def _few_valued(space) -> Binary | Spin | Categorical | Ordinal:
-    if isinstance(space, (Binary, Spin, Categorical, Ordinal)):
-        return space
-    raise TypeError(
-        "SiteGibbs lists the values of a site, on Binary, Spin, Categorical and Ordinal spaces, "
-        f"got {space}; use Metropolis(), which works on every space"
-    )
+def _few_valued(space) -> Any:
+    return few_valued("SiteGibbs", space, "use Metropolis(), which works on every space")
 
 
 def _update_site(energy: AbstractEnergy, state: State, key) -> tuple[State, Info]:
@@ -186,7 +183,7 @@ def _update_site(energy: AbstractEnergy, state: State, key) -> tuple[State, Info
     chains, num_values = len(state.log_density), _few_valued(space).num_values
     site = jax.random.randint(keys[0], (chains,), 0, space.num_sites + 1)
     shift = jnp.arange(1, num_values)
-    others = _with_site_moved(space, state.x, site, shift)
+    others = with_site_moved(space, state.x, site, shift)
     f = jax.vmap(batched, (None, 0))(energy, others).T  # (chains, k − 1)
     divergent = jnp.any(jnp.isnan(f) | (f == jnp.inf), axis=1)
     f = jnp.where(jnp.isfinite(f), f, -jnp.inf)
@@ -209,29 +206,6 @@ def _update_site(energy: AbstractEnergy, state: State, key) -> tuple[State, Info
 
 def _log_sum(f: Float[Array, "chains others"]) -> Float[Array, " chains"]:
     return jax.nn.logsumexp(f, axis=1)
-
-
-def _with_site_moved(
-    space: AbstractArraySpace, x: Point, site: Int[Array, " chains"], shift: Int[Array, " others"]
-) -> Point:
-    """(others, chains, *event): `x` with its `site` `shift` values on, round and round."""
-    at: Bool[Array, "chains sites"] = jnp.arange(space.num_sites) == site[:, None]
-    if isinstance(space, Categorical) and space.encoding == "onehot":
-        rows = x.reshape(*at.shape, space.num_values)
-        moved = jax.vmap(lambda s: jnp.where(at[..., None], jnp.roll(rows, s, axis=-1), rows))(
-            shift
-        )
-        return moved.reshape(-1, *x.shape)
-    flat = x.reshape(at.shape)
-    if isinstance(space, Binary):
-        moved = jnp.where(at, 1 - flat, flat)[None]
-    elif isinstance(space, Spin):
-        moved = jnp.where(at, -flat, flat)[None]
-    else:
-        assert isinstance(space, (Categorical, Ordinal))
-        onward = jnp.mod(flat + shift[:, None, None].astype(flat.dtype), space.num_values)
-        moved = jnp.where(at, onward, flat)
-    return moved.reshape(-1, *x.shape)
 
 
 def _as_bipartite(energy: AbstractEnergy) -> AbstractBipartiteEnergy:

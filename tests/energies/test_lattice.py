@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from energax.energies._base import GeometricPath, Tempered, batched
-from energax.energies.lattice import Ising, IsingPath, Potts
+from energax.energies.lattice import Ising, PairwisePath, Potts
 from energax.energies.lattice import _base as lattice
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
@@ -104,7 +104,7 @@ def test_tilt_is_the_posterior_under_flips():
 
 def test_path_is_made_of_ising_models():
     path = ising().path(BASE)
-    assert isinstance(path, IsingPath) and isinstance(path.at(0.4), Ising)
+    assert isinstance(path, PairwisePath) and isinstance(path.at(0.4), Ising)
     start = enumerated(path.at(0.0))
     assert abs(start.log_z - float(path.log_z0)) < 1e-5
     np.testing.assert_allclose(start.prob, enumerated(BASE).prob, rtol=1e-5)

@@ -11,6 +11,8 @@ from energax.energies.boltzmann._base import AbstractRBM, BernoulliUnits, fitted
 from energax.energies.boltzmann._base.numbers import softplus_change
 from energax.spaces import Binary
 
+_AT_ONCE = 2**21  # numbers
+
 
 class BernoulliRBM(AbstractRBM, AbstractLocalEnergy):
     """RBM of binary units, E(v) = −b·v − Σ_j softplus(c_j + (vW)_j) on `Binary((visible,))`.
@@ -78,6 +80,12 @@ class BernoulliRBM(AbstractRBM, AbstractLocalEnergy):
         change = flip[:, None] * self.weight
         units = softplus_change(self.hidden_input(x), change)
         return -flip * self.visible_bias - jnp.sum(units, axis=-1)
+
+    def ensemble_site_differences(self, x):
+        # A row takes visible × hidden numbers, and the gradient would keep those of all rows.
+        rows = max(1, min(len(x), _AT_ONCE // self.weight.size))
+        one = jax.checkpoint(lambda row: self.site_differences(row))
+        return jax.lax.map(one, x, batch_size=rows)
 
 
 def _as_bias(value, size: int, name: str) -> Float[Array, " units"]:

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from energax.energies._base import (
-    AbstractBernoulli,
     AbstractBondEnergy,
     AbstractColouredSpins,
     AbstractNormalised,
+    AbstractPairwise,
     AbstractPath,
     AbstractTiltable,
     GeometricPath,
@@ -26,11 +26,15 @@ from energax.energies._base import (
 from energax.energies.lattice import _base
 from energax.energies.lattice._base import (
     LANES,
+    PairwisePath,
     count_lanes,
     draw_packed,
     grid_edges,
+    is_dense,
     make_graph,
     pack,
+    pair_matrix,
+    starts_from,
     unpack,
 )
 from energax.spaces import Spin
@@ -38,11 +42,12 @@ from energax.spaces import Spin
 _MOST_PACKED = 8  # neighbours a site that are counted bit by bit
 
 
-class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractTiltable):
+class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractPairwise, AbstractTiltable):
     """E(s) = −Σ_e J_e s_i s_j − Σ_i h_i s_i on any graph, edges e = (i, j).
 
     Ising 1925; Wainwright & Jordan 2008, example 3.1. Sites are numbered row-major where the space
-    has several axes. A graph of many colours (a dense one) compiles slowly: one block a colour.
+    has several axes. Sweeps over a graph of many colours (a dense one) compile
+    slowly, one block a colour: `BoltzmannMachine` is for those.
 
     **Arguments:** `edges`: (edges, 2) site numbers, each pair once, in any order. `couplings`: J,
     (edges,) or a number. `fields`: h, (num_sites,), the shape of the space, or a number.
@@ -177,6 +182,23 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractTiltable):
             odds = odds.at[members].set(self.log_odds(s, colour), unique_indices=True)
         return x * odds.reshape(x.shape)
 
+    def ensemble_log_density(self, x):
+        if not is_dense(len(self.edges), self.space.num_sites):
+            return super().ensemble_log_density(x)
+        sites = x.reshape(len(x), -1)
+        around = sites @ pair_matrix(self.edges, self.couplings, self.space.num_sites)
+        return jnp.sum(sites * around, axis=-1) / 2 + sites @ self.fields
+
+    def ensemble_site_differences(self, x):
+        sites, count = x.reshape(len(x), -1), self.space.num_sites
+        if is_dense(len(self.edges), count):
+            around = sites @ pair_matrix(self.edges, self.couplings, count)
+            return 2 * x * (around + self.fields).reshape(x.shape)
+        odds = jnp.zeros_like(sites.T)  # sites first
+        for colour, members in enumerate(self.colours):
+            odds = odds.at[members].set(self.log_odds(sites.T, colour), unique_indices=True)
+        return x * odds.T.reshape(x.shape)
+
     def tilt(self, field) -> "Ising":
         """The model with f(s) + field·s: the exact posterior of s under independent flips.
 
@@ -208,46 +230,6 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractTiltable):
 
     def path(self, base: AbstractNormalised) -> AbstractPath:
         """Ising models all the way where `base` has independent spins, else the geometric path."""
-        if (
-            isinstance(base, AbstractBernoulli)
-            and isinstance(base.space, Spin)
-            and base.space.shape == self.space.shape
-        ):
-            return IsingPath(self, base)
+        if starts_from(self.space, base):
+            return PairwisePath(self, base)  # type: ignore[arg-type]
         return GeometricPath(base, self)
-
-
-class IsingPath(AbstractPath):
-    """Ising models with couplings βJ and fields (1 − β)h₀ + βh: the geometric path (Neal 2001, eq.
-    3) from independent spins of fields h₀, Z₀ = Π_i 2 cosh h₀_i.
-    """
-
-    ising: Ising
-    base: AbstractBernoulli
-
-    @property
-    def _base_fields(self) -> Float[Array, " sites"]:
-        return self.base.logits.reshape(-1) / 2
-
-    @property
-    def log_z0(self):
-        return jnp.sum(jnp.logaddexp(self._base_fields, -self._base_fields))
-
-    def at(self, beta):
-        fields = (1 - beta) * self._base_fields + beta * self.ising.fields
-        return eqx.tree_at(
-            lambda e: (e.couplings, e.fields), self.ising, (beta * self.ising.couplings, fields)
-        )
-
-    def increment(self, x, b0, b1):
-        return (b0 - b1) * (self.ising(x) + x.reshape(-1) @ self._base_fields)
-
-    @property
-    def is_linear(self):
-        return True
-
-    def start_log_density(self, x):
-        return x.reshape(-1) @ self._base_fields
-
-    def draw(self, num, *, key):
-        return self.base.draw(num, key=key)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from energax.energies._base import AbstractBondEnergy, AbstractTiltable, broadcast
 from energax.energies.lattice import _base
-from energax.energies.lattice._base import grid_edges, make_graph
+from energax.energies.lattice._base import grid_edges, is_dense, make_graph, pair_matrix
 from energax.spaces import Categorical
 
 
@@ -109,7 +109,17 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
         return self.space.decode(x).reshape(len(x), -1).T
 
     def ensemble_log_density(self, x):
-        return self._log_density(self._sites(x))
+        if not is_dense(len(self.edges), len(self.fields)):
+            return self._log_density(self._sites(x))
+        onehot, around = self._all_pairs(x)
+        return jnp.sum(onehot * (around / 2 + self.fields), axis=(-2, -1))
+
+    def _all_pairs(self, x) -> tuple[Float[Array, "rows sites k"], Float[Array, "rows sites k"]]:
+        """(x one-hot, Σ_j J_ij [x_j = a] for each value a)."""
+        count, values = self.fields.shape
+        onehot = jax.nn.one_hot(self._sites(x).T, values, dtype=self.fields.dtype)
+        matrix = pair_matrix(self.edges, self.couplings, count)
+        return onehot, jnp.einsum("rjk,ij->rik", onehot, matrix)
 
     def logits(self, sites: Int[Array, "sites ..."], colour: int) -> Float[Array, "n k ..."]:
         """log p(x_i = j | the others) but for a constant, for the sites i of `colours[colour]`.
@@ -160,6 +170,19 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
             logits = logits.at[members].set(self.logits(sites, colour), unique_indices=True)
         here = jnp.take_along_axis(logits, sites[:, None], axis=1)
         return (here - logits).reshape(*self.space.sites, -1)
+
+    def ensemble_site_differences(self, x):
+        sites, (count, values) = self._sites(x), self.fields.shape
+        if is_dense(len(self.edges), count):
+            onehot, around = self._all_pairs(x)
+            logits = around + self.fields
+            here = jnp.sum(logits * onehot, axis=-1, keepdims=True)
+            return (here - logits).reshape(len(x), *self.space.sites, values)
+        logits = jnp.zeros((count, values, len(x)), self.fields.dtype)
+        for colour, members in enumerate(self.colours):
+            logits = logits.at[members].set(self.logits(sites, colour), unique_indices=True)
+        here = jnp.take_along_axis(logits, sites[:, None], axis=1)
+        return jnp.moveaxis(here - logits, -1, 0).reshape(len(x), *self.space.sites, values)
 
     def tilt(self, field) -> "Potts":
         """The model with f(x) + Σ_i field_i(x_i).

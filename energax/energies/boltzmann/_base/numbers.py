@@ -11,15 +11,6 @@ _FAR = -10.0  # below it log ∫₀^∞ exp(−h²/2 + uh) dh comes from its asy
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-@jax.custom_jvp
-def softplus(u):
-    """log(1 + eᵘ), at half the cost of `jax.nn.softplus`, which asks about NaN and infinities."""
-    return jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
-
-
-softplus.defjvps(lambda tangent, _, u: tangent * jax.nn.sigmoid(u))
-
-
 def bernoulli(logits: Float[Array, "..."], key: Key[Array, ""]) -> Float[Array, "..."]:
     """1.0 with probability sigmoid(logits), else 0.0."""
     u = jax.random.uniform(key, logits.shape, logits.dtype)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from energax import random
-from energax.energies._base import Conditional
+from energax.energies._base import Conditional, softplus
 from energax.energies.boltzmann._base import numbers
 from energax.spaces import AbstractArraySpace, AbstractSpace, Binary, Box, Count, Point, Real, Spin
 
@@ -151,7 +151,7 @@ class BernoulliUnits(AbstractScalarUnits):
         return x @ self.bias
 
     def log_partition(self, field):
-        return jnp.sum(numbers.softplus(field), axis=-1)
+        return jnp.sum(softplus(field), axis=-1)
 
     def draw(self, field, *, key):
         return numbers.bernoulli(field, key)
@@ -203,7 +203,7 @@ class SpinUnits(AbstractScalarUnits):
         return x @ self.bias
 
     def log_partition(self, field):
-        return jnp.sum(numbers.softplus(2 * field) - field, axis=-1)
+        return jnp.sum(softplus(2 * field) - field, axis=-1)
 
     def draw(self, field, *, key):
         return 2 * numbers.bernoulli(2 * field, key) - 1
