@@ -8,7 +8,9 @@ from energax.objectives.contrastive_divergence import (
     MeanFieldPCD,
     PersistentCD,
 )
+from energax.objectives.discrete import MinimumProbabilityFlow, PseudoLikelihood, RatioMatching
 from energax.objectives.likelihood import MaximumLikelihood
+from energax.objectives.penalised import Penalised
 
 __all__ = [
     "AbstractObjective",
@@ -16,6 +18,10 @@ __all__ = [
     "ContrastiveDivergence",
     "MaximumLikelihood",
     "MeanFieldPCD",
+    "MinimumProbabilityFlow",
+    "Penalised",
     "PersistentCD",
+    "PseudoLikelihood",
+    "RatioMatching",
     "default_objective",
 ]

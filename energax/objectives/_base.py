@@ -1,9 +1,11 @@
 """What an objective is: a loss whose gradient trains θ, with parameters and memory of its own."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from energax.energies._base import AbstractEnergy
@@ -54,3 +56,46 @@ class AbstractObjective(eqx.Module):
     def evaluations_per_step(self, energy: AbstractEnergy, batch_size: int) -> float:
         """Energy evaluations (a gradient counts as one) of one call on `batch_size` rows."""
         return float(batch_size)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the loss is a function of the parameters and the rows: no chance, no memory."""
+        return False
+
+    def rough_inverse_hessian(
+        self, energy: AbstractEnergy, data: Point
+    ) -> Callable[[PyTree], PyTree] | None:
+        """A symmetric positive map on θ near the inverse of the loss's Hessian, that L-BFGS starts
+        from; a module, of the data and of what `energy` does not train. None where none is known.
+        """
+        return None
+
+    def l1_strengths(self, theta: PyTree) -> PyTree:
+        """λ of the penalty λ|θ_i| in the loss, a tree like `theta`, so that `fit` can stop at 0.
+
+        At 0 such a loss has a kink, where its gradient says nothing. None where there is no L1.
+        """
+        return None
+
+
+def steepest_slope(
+    at: Float[Array, "..."], slope: Float[Array, "..."], strength: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The slope of L + λ|θ|, at θ = 0 on the side to which it falls, or 0 if it rises on both.
+
+    Andrew & Gao 2007, eq. 4. `slope` has λ sign(θ) in it, which is nothing at 0.
+    """
+    at_zero = jnp.sign(slope) * jnp.maximum(jnp.abs(slope) - strength, 0.0)
+    return jnp.where(at == 0, at_zero, slope)
+
+
+def within_orthant(
+    new: Float[Array, "..."],
+    old: Float[Array, "..."],
+    steepest: Float[Array, "..."],
+    strength: Float[Array, "..."],
+) -> Float[Array, "..."]:
+    """`new` with 0 where λ > 0 and it lies on the other side of 0 than `old`, or, from 0, than the
+    side to which the loss falls (Andrew & Gao 2007, eq. 5 and 6)."""
+    side = jnp.where(old == 0, -jnp.sign(steepest), jnp.sign(old))
+    return jnp.where((strength > 0) & (new * side <= 0), 0.0, new)

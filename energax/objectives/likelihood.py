@@ -32,6 +32,8 @@ class MaximumLikelihood(AbstractObjective):
 
     max_states: int = eqx.field(static=True, default=2**16)
 
+    is_deterministic = property(lambda self: True)
+
     def init(self, energy, data, *, key):
         """(None, None).
 

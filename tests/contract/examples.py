@@ -92,6 +92,14 @@ def ising():
     )
 
 
+def machine():
+    return energies.BoltzmannMachine(
+        [[0.0, 0.4, -0.3], [0.4, 0.0, 0.6], [-0.3, 0.6, 0.0]],
+        [0.1, -0.2, 0.3],
+        space=spaces.Binary(3),
+    )
+
+
 def potts():
     return energies.Potts(
         [(0, 1), (1, 2), (0, 2)],
@@ -166,6 +174,7 @@ EXAMPLES = {
     energies.Hopfield: lambda: energies.Hopfield(
         [[1, -1, 1, 1, -1], [-1, -1, 1, -1, 1]], [0.1, -0.2, 0.3, 0.4, -0.3]
     ),
+    energies.BoltzmannMachine: machine,
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
     energies.Mixture: lambda: energies.Mixture(
@@ -258,6 +267,18 @@ EXAMPLES = {
     objectives.MeanFieldPCD: lambda: (
         objectives.MeanFieldPCD(num_steps=2),
         deep(),
+        binary_rows(),
+    ),
+    objectives.PseudoLikelihood: lambda: (objectives.PseudoLikelihood(), rbm(), binary_rows()),
+    objectives.MinimumProbabilityFlow: lambda: (
+        objectives.MinimumProbabilityFlow(),
+        rbm(),
+        binary_rows(),
+    ),
+    objectives.RatioMatching: lambda: (objectives.RatioMatching(), rbm(), binary_rows()),
+    objectives.Penalised: lambda: (
+        objectives.Penalised(objectives.PseudoLikelihood(), l1=0.1, l2=0.2, where=("weight",)),
+        rbm(),
         binary_rows(),
     ),
     # methods of log Z: (method, energy, log Z)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from energax.energies._base import AbstractEnergy
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractObjective, steepest_slope, within_orthant
 from energax.results import Verdict
 from energax.spaces import Point, num_rows
 from energax.training._base import History
@@ -56,6 +56,8 @@ class Plan(eqx.Module):
     batch_size: int = eqx.field(static=True)
     log_every: int = eqx.field(static=True)
     optimizer: Any = eqx.field(static=True)
+    inverse: Any  # the objective's rough inverse Hessian, for optimizers that settle
+    settles: bool = eqx.field(static=True)  # the optimizer ends the training by an update of 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,15 +88,23 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
 
     grad = eqx.filter_value_and_grad(loss_of, has_aux=True)
     (loss, (carry, metrics)), gradient = grad(state.parameters)
-    # Some transformations, such as reduce_on_plateau, look at the loss.
-    extra = isinstance(plan.optimizer, optax.GradientTransformationExtraArgs)
-    updates, optimizer = plan.optimizer.update(
-        gradient, state.optimizer, state.parameters, **({"value": loss} if extra else {})
-    )
+    l1 = _l1_strengths(plan, state.parameters)
+    extra: dict[str, Any] = {}
+    if plan.settles:
+        extra = {"value": loss, "l1": l1, "inverse": plan.inverse}
+    elif isinstance(plan.optimizer, optax.GradientTransformationExtraArgs):
+        extra = {"value": loss}  # some, such as reduce_on_plateau, look at the loss
+    steepest = gradient
+    if l1 is not None:
+        steepest = jax.tree.map(steepest_slope, state.parameters, gradient, l1)
+    given = gradient if plan.settles else steepest
+    updates, optimizer = plan.optimizer.update(given, state.optimizer, state.parameters, **extra)
     if plan.learning_rate is not None:
         rate = plan.learning_rate * jnp.minimum(1.0, 2 * (1 - state.step / plan.num_steps))
         updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
     parameters = eqx.apply_updates(state.parameters, updates)
+    if l1 is not None and not plan.settles:
+        parameters = jax.tree.map(within_orthant, parameters, state.parameters, steepest, l1)
     average = state.average
     if plan.decay is not None:
         # Young averages forget faster, so that the start does not linger in them.
@@ -107,7 +117,7 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     metrics = {
         **metrics,
         "loss": loss,
-        "gradient_norm": _norm(gradient),
+        "gradient_norm": _norm(steepest),
         "update_norm": _norm(updates),
     }
     if "energy_samples" in metrics:
@@ -116,6 +126,13 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     usual = functools.reduce(jnp.maximum, sizes, state.usual)
     usual = jnp.where(state.step < _BASELINE, usual, state.usual)
     return TrainState(state.step + 1, parameters, optimizer, average, carry, usual), metrics
+
+
+def _l1_strengths(plan: Plan, parameters: PyTree) -> PyTree:
+    """λ of every parameter, a tree like `parameters`; None without an L1 penalty."""
+    theta, own = parameters
+    strengths = plan.objective.l1_strengths(theta)
+    return None if strengths is None else (strengths, jax.tree.map(jnp.zeros_like, own))
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
@@ -128,10 +145,10 @@ def _gap_limit(plan: Plan, state: TrainState) -> Array:
 
 @eqx.filter_jit
 def advance(plan: Plan, state: TrainState, order: Array, until: Array):
-    """Steps up to `until`, or up to and with the first step in trouble.
+    """Steps up to `until`, or up to and with the first step in trouble or that settles.
 
-    Returns (state, order, rows of metrics by name, number of rows written, whether in trouble). In
-    trouble the state is of no use, and the last row written tells of the step.
+    Returns (state, order, rows of metrics by name, number of rows written, whether in trouble,
+    whether settled). In trouble the state is of no use, and the last row written tells of the step.
     """
     names = sorted(eqx.filter_eval_shape(_update, plan, state, order)[1])
     arrays, static = eqx.partition(state, eqx.is_array)
@@ -139,7 +156,7 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
     table = jnp.zeros((_TABLE_ROWS + 1, len(names) + 1), dtype)
 
     def step(carry):
-        arrays, order, table, row, _ = carry
+        arrays, order, table, row, _, _ = carry
         old = eqx.combine(arrays, static)
         new, metrics = _update(plan, old, order)
         healthy = (
@@ -149,28 +166,31 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
         )
         if "gap" in metrics:
             healthy &= jnp.abs(metrics["gap"]) <= _gap_limit(plan, new)
+        settled = (metrics["update_norm"] == 0) & plan.settles
         values = jnp.stack([old.step, *(metrics[name] for name in names)]).astype(dtype)
         # Steps between logged ones write where the next logged one will.
         table = jax.lax.dynamic_update_slice(table, values[None], (row, 0))
-        row += (old.step % plan.log_every == 0) | ~healthy
-        return eqx.filter(new, eqx.is_array), order, table, row, ~healthy
+        row += (old.step % plan.log_every == 0) | ~healthy | settled
+        return eqx.filter(new, eqx.is_array), order, table, row, ~healthy, settled
 
     def steps_of_epoch(carry):
-        arrays, order, table, row, trouble = carry
+        arrays, order, *rest = carry
         first, per_epoch = arrays.step, plan.steps_per_epoch
         if plan.batch_size < num_rows(plan.data):
             new_epoch = first % per_epoch == 0
             order = jax.lax.cond(new_epoch, lambda: plan.order(first), lambda: order)
         end = jnp.minimum(until, (first // per_epoch + 1) * per_epoch)
         return jax.lax.while_loop(
-            lambda c: (c[0].step < end) & ~c[-1], step, (arrays, order, table, row, trouble)
+            lambda c: (c[0].step < end) & ~c[-2] & ~c[-1], step, (arrays, order, *rest)
         )
 
-    carry = (arrays, order, table, jnp.zeros((), int), jnp.zeros((), bool))
-    carry = jax.lax.while_loop(lambda c: (c[0].step < until) & ~c[-1], steps_of_epoch, carry)
-    arrays, order, table, row, trouble = carry
+    no = jnp.zeros((), bool)
+    carry = (arrays, order, table, jnp.zeros((), int), no, no)
+    arrays, order, table, row, trouble, settled = jax.lax.while_loop(
+        lambda c: (c[0].step < until) & ~c[-2] & ~c[-1], steps_of_epoch, carry
+    )
     columns = {name: table[:, i] for i, name in enumerate(["step", *names])}
-    return eqx.combine(arrays, static), order, columns, row, trouble
+    return eqx.combine(arrays, static), order, columns, row, trouble, settled
 
 
 # ---- the host's side -------------------------------------------------------------------------
@@ -183,6 +203,7 @@ class Moment(NamedTuple):
     state: TrainState
     order: Array
     record: tuple[History, ...]
+    settled: bool = False  # nothing is left to do
 
 
 class Trouble(Exception):
@@ -207,6 +228,10 @@ class Run:
     @property
     def step(self) -> int:
         return self.moment.step
+
+    @property
+    def settled(self) -> bool:
+        return self.moment.settled
 
     @property
     def energy(self) -> AbstractEnergy:
@@ -268,7 +293,7 @@ class Run:
 
 def _go_on(plan: Plan, moment: Moment, until: int) -> tuple[Moment, dict[str, float]]:
     """(the moment after the steps up to `until`, the metrics of its last step), or Trouble."""
-    state, order, table, row, trouble = advance(
+    state, order, table, row, trouble, settled = advance(
         plan, moment.state, moment.order, jnp.asarray(until)
     )
     count = int(row)
@@ -277,7 +302,8 @@ def _go_on(plan: Plan, moment: Moment, until: int) -> tuple[Moment, dict[str, fl
     record = (*moment.record, {name: values[:count] for name, values in table.items()})
     if trouble:
         raise Trouble(record, last)
-    return Moment(until, state, order, record), last
+    step = int(state.step) if settled else until
+    return Moment(step, state, order, record, bool(settled)), last
 
 
 def joined(record: Iterable[History], before: int | None = None) -> History:

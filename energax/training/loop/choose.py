@@ -45,6 +45,7 @@ from energax.training._base import (
     write_checkpoint,
 )
 from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
+from energax.training.loop.quasi_newton import LBFGS
 from energax.training.stopping import EarlyStopping, Watcher
 
 _CHECKPOINT_SECONDS = 30.0
@@ -62,7 +63,7 @@ def fit(
     learning_rate: float | None = None,
     num_steps: int | None = None,
     num_epochs: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     average: float | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -90,7 +91,11 @@ def fit(
     - `optimizer`: any Optax transformation; None is Adam whose rate is `learning_rate` for the
       first half of the steps and then falls to zero in a straight line. `learning_rate`: None is
       0.01 for RBMs, Ising models and normalised families, 0.001 for networks and functions.
-    - `num_steps`, `num_epochs`: one of the two; neither is 2000 steps.
+      "lbfgs" goes over all rows at every step and ends at a minimum: for objectives without chance
+      (pseudo-likelihood, exact likelihood), best where they are convex.
+    - `num_steps`, `num_epochs`: one of the two; neither is 2000 steps. L-BFGS takes as many as it
+      needs up to that.
+    - `batch_size`: rows a step; None is 100, of L-BFGS all.
     - `average`: decay of a running average of the parameters, such as 0.999; None keeps none.
     - `checkpoint_dir`: a folder for checkpoints, one every `checkpoint_every` steps (None: every 30
       seconds) and one at the end, of which the last `keep` stay. `resume=True` goes on from the
@@ -134,7 +139,7 @@ def fit(
         rows, held = early_stopping.split(
             energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
-    batch_size = min(_whole("batch_size", batch_size), num_rows(rows))
+    batch_size = _batch_size(batch_size, num_rows(rows), optimizer, objective)
     num_steps = _number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
     if checkpoint_every is not None:
         _whole("checkpoint_every", checkpoint_every)
@@ -149,7 +154,7 @@ def fit(
         "learning_rate": rate,
         "batch_size": batch_size,
         "average": average,
-        "optimizer": "default" if optimizer is None else "given",
+        "optimizer": _name_of(optimizer),
         "log_every": -(-num_steps // 10_000),
     }
     watcher = None
@@ -209,7 +214,7 @@ def fit(
 
     try:
         with Progress("training", progress) as bar:
-            while look() and run.step < num_steps and not time_limited:
+            while look() and run.step < num_steps and not (time_limited or run.settled):
                 until = run.next_stop(
                     num_steps, checkpoint_every, watch and watch.every, watcher and watcher.every
                 )
@@ -220,7 +225,7 @@ def fit(
                 due = run.saved_at + _CHECKPOINT_SECONDS < time.monotonic()
                 if run.step % checkpoint_every == 0 if checkpoint_every else due:
                     save()
-                bar.update(run.step / num_steps, _shown(last))
+                bar.update(1.0 if run.settled else run.step / num_steps, _shown(last))
                 if callback is not None:
                     callback(run.step, last)
                 time_limited = max_seconds is not None and run.seconds - seconds >= max_seconds
@@ -236,6 +241,9 @@ def fit(
     save()
     history = joined(run.moment.record)
     reasons = (reason,) if reason else review(history)
+    at_its_end = run.settled or run.step >= num_steps
+    if isinstance(plan.optimizer, LBFGS) and at_its_end and not reason:
+        reasons += plan.optimizer.doubts(run.moment.state.optimizer, num_steps)
     trained, steps, stopping = run.averaged_energy, run.step, None
     if watcher is not None:
         stopping, doubts = watcher.finish(trained, run.step)
@@ -306,6 +314,8 @@ def resume(
                 f"{folder}: this run watched rows of your own, which no file keeps: pass "
                 "early_stopping=EarlyStopping(rows, ...) as before"
             )
+    if optimizer is None and settings["optimizer"] == "lbfgs":
+        optimizer = "lbfgs"
     if optimizer is None and learning_rate is None:
         learning_rate = settings["learning_rate"]
     with warnings.catch_warnings():  # damaged checkpoints were named above
@@ -356,6 +366,11 @@ def _start(
     average = settings["average"]
     if optimizer is None:
         optimizer = _adam()
+    elif isinstance(optimizer, str):
+        optimizer = LBFGS()
+    inverse = None
+    if isinstance(optimizer, LBFGS):
+        inverse = objective.rough_inverse_hessian(eqx.combine(theta, fixed), data)
 
     def number(value: float | None) -> Array | None:
         return None if value is None else jnp.asarray(value, float)
@@ -372,6 +387,8 @@ def _start(
         batch_size=settings["batch_size"],
         log_every=settings["log_every"],
         optimizer=optimizer,
+        inverse=inverse,
+        settles=isinstance(optimizer, LBFGS),
     )
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -417,6 +434,38 @@ def _rate(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
     return float(learning_rate)
+
+
+def _name_of(optimizer: Any) -> str:
+    """What a checkpoint says of it."""
+    if optimizer is None:
+        return "default"
+    return optimizer if isinstance(optimizer, str) else "given"
+
+
+def _batch_size(asked: int | None, rows: int, optimizer: Any, objective: AbstractObjective) -> int:
+    """Rows a step: of L-BFGS all, else those asked for or 100."""
+    if asked is not None:
+        _whole("batch_size", asked)
+    if not isinstance(optimizer, str):
+        return min(100 if asked is None else int(asked), rows)
+    if optimizer != "lbfgs":
+        raise ValueError(
+            f"optimizer: expected an Optax transformation, None for Adam or 'lbfgs', got "
+            f"{optimizer!r}"
+        )
+    if not objective.is_deterministic:
+        raise ValueError(
+            f"optimizer='lbfgs' compares losses, and those of {type(objective).__name__} are of "
+            "random samples: leave optimizer= out, or take an objective without chance such as "
+            "PseudoLikelihood()"
+        )
+    if asked is not None and asked < rows:
+        raise ValueError(
+            f"optimizer='lbfgs' compares losses on the same rows, and batch_size={asked} of {rows} "
+            "rows would be others each time: leave batch_size= out"
+        )
+    return rows
 
 
 def _whole(name: str, value: int) -> int:
