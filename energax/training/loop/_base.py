@@ -164,6 +164,8 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
             & jnp.isfinite(metrics["gradient_norm"])
             & jnp.isfinite(metrics["update_norm"])
         )
+        if plan.settles:  # a step that was tried and led nowhere is taken back
+            healthy |= (old.step > 0) & jnp.isfinite(metrics["update_norm"])
         if "gap" in metrics:
             healthy &= jnp.abs(metrics["gap"]) <= _gap_limit(plan, new)
         settled = (metrics["update_norm"] == 0) & plan.settles
@@ -235,7 +237,11 @@ class Run:
 
     @property
     def energy(self) -> AbstractEnergy:
-        return eqx.combine(self.moment.state.parameters[0], self.plan.fixed)
+        state = self.moment.state
+        theta = state.parameters[0]
+        if self.plan.settles:  # the parameters may be those of a step that is only tried
+            theta = self.plan.optimizer.lowest(state.optimizer, state.parameters)[0]
+        return eqx.combine(theta, self.plan.fixed)
 
     @property
     def averaged_energy(self) -> AbstractEnergy:

@@ -161,6 +161,10 @@ class LBFGS:
             settled=(largest <= tolerance * scale) | (no_lower >= _NO_LOWER),
         )
 
+    def lowest(self, state: Memory, parameters: PyTree) -> PyTree:
+        """The parameters of the lowest loss so far, a tree like `parameters`."""
+        return ravel_pytree(parameters)[1](state.point)
+
     def doubts(self, state: Memory, num_steps: int) -> tuple[str, ...]:
         """Reasons not to take the end of the training for a minimum."""
         largest = float(jnp.max(jnp.abs(state.steepest)))
