@@ -97,7 +97,7 @@ def test_with_minibatches_they_end_near_zero(rows):
     objective = Penalised(PseudoLikelihood(), l1=0.05)
     run = training.fit(start, rows, objective, key=KEY, num_steps=3000)
     found = np.asarray(run.energy.couplings)[~IS_TRUE]
-    assert (found == 0).any() and np.abs(found).max() < 0.01
+    assert (found == 0).any() and np.abs(found).max() < 0.03
 
 
 def test_weights_are_penalised_and_biases_are_not():

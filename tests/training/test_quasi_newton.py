@@ -102,14 +102,16 @@ class MeanEnergy(AbstractObjective):
 
 
 def test_a_line_that_rises_is_searched_again():
-    """A steep quartic, on which steps of the length learned overshoot."""
+    """−p + exp(8 (p − 0.2)): a slope without curvature, and then a wall."""
     energy = from_log_density(
-        lambda p, x: -1e4 * (p - 3.0) ** 4 + 0.0 * jnp.sum(x), Binary(1), params=jnp.asarray(0.0)
+        lambda p, x: p - jnp.exp(8 * (p - 0.2)) + 0.0 * jnp.sum(x),
+        Binary(1),
+        params=jnp.asarray(-1.5),
     )
-
     rows = np.zeros((10, 1))
     run = training.fit(energy, rows, MeanEnergy(), key=KEY, optimizer="lbfgs")
-    assert abs(float(run.energy.params) - 3.0) < 0.1
+    assert run.reliable, run.reasons
+    assert float(run.energy.params) == pytest.approx(0.2 - np.log(8) / 8, abs=1e-3)
     assert (np.diff(run.history["loss"]) > 0).any()
 
 
@@ -190,7 +192,7 @@ def test_the_rough_inverse_is_symmetric_positive_and_near_the_inverse(case):
         hessian = np.asarray(jax.hessian(loss)(vector))
         values = np.linalg.eigvals(matrix @ hessian).real
         plain = np.linalg.eigvalsh(hessian)
-        assert values.max() / values.min() < 0.5 * plain.max() / plain.min()
+        assert values.max() / values.min() < 0.7 * plain.max() / plain.min()
 
 
 def test_rbms_are_fitted_too():
