@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from energax import energies as energies
+    from energax import io as io
     from energax import objectives as objectives
     from energax import partition as partition
     from energax import random as random
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from energax.energies import from_log_density as from_log_density
     from energax.energies import from_positive as from_positive
     from energax.energies import frozen as frozen
+    from energax.io import read_alignment as read_alignment
     from energax.partition import log_z as log_z
     from energax.results import UnreliableResult as UnreliableResult
     from energax.samplers import sample as sample
@@ -35,12 +37,14 @@ if TYPE_CHECKING:
     from energax.tasks import anomaly_scores as anomaly_scores
     from energax.tasks import classify as classify
     from energax.tasks import compare as compare
+    from energax.tasks import contact_scores as contact_scores
     from energax.tasks import denoise as denoise
     from energax.tasks import features as features
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
     from energax.tasks import mode as mode
     from energax.tasks import score_samples as score_samples
+    from energax.tasks import sequence_weights as sequence_weights
     from energax.tasks import variational_bound as variational_bound
     from energax.training import EarlyStopping as EarlyStopping
     from energax.training import Fit as Fit
@@ -54,6 +58,7 @@ __version__ = "0.1.0"
 # Rooms, and the names that each lends: loaded when first used, so that `import energax` is fast.
 _ROOMS = {
     "energies": ("from_log_density", "from_positive", "frozen"),
+    "io": ("read_alignment",),
     "objectives": (),
     "partition": ("log_z",),
     "random": (),
@@ -66,12 +71,14 @@ _ROOMS = {
         "anomaly_scores",
         "classify",
         "compare",
+        "contact_scores",
         "denoise",
         "features",
         "impute",
         "log_ratio",
         "mode",
         "score_samples",
+        "sequence_weights",
         "variational_bound",
     ),
     "training": ("EarlyStopping", "Fit", "fit", "load", "pretrain", "resume"),

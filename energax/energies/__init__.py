@@ -32,6 +32,7 @@ from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.hopfield import Hopfield as Hopfield
 from energax.energies.lattice import BoltzmannMachine as BoltzmannMachine
+from energax.energies.lattice import GeneralPotts as GeneralPotts
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
 from energax.energies.mixture import Mixture as Mixture

@@ -1,6 +1,7 @@
 """Files: data tables in and out, and trees of arrays saved without pickle."""
 
 from energax.io._base import DamagedFile, atomic_write, file_digest, write_json
+from energax.io.alignment import PROTEIN, Alignment, read_alignment
 from energax.io.archive import (
     FORMAT,
     Archive,
@@ -14,13 +15,16 @@ from energax.io.tables import WRITABLE, read_data, write_data
 
 __all__ = [
     "FORMAT",
+    "PROTEIN",
     "WRITABLE",
+    "Alignment",
     "Archive",
     "DamagedFile",
     "UnknownTree",
     "array_leaves",
     "atomic_write",
     "file_digest",
+    "read_alignment",
     "read_archive",
     "read_data",
     "remove_archive",

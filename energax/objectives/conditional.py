@@ -26,6 +26,8 @@ class ConditionalLikelihood(AbstractObjective):
 
     target: str = eqx.field(static=True, default="y")
 
+    is_deterministic = property(lambda self: True)
+
     def init(self, energy, data, *, key):
         """(None, None).
 

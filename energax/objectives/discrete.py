@@ -41,7 +41,22 @@ _INSTEAD = "train with energax.objectives.PersistentCD()"
 
 
 class _AbstractSiteObjective(AbstractObjective):
-    """The mean over rows of a sum over sites of a function of D."""
+    """The mean over rows of a sum over sites of a function of D.
+
+    **Arguments:** `weights`: of the rows, (rows,), where they should count differently; for fits
+    that go over all rows at every step (optimizer="lbfgs").
+    """
+
+    weights: Float[Array, " rows"] | None = eqx.field(
+        default=None, converter=lambda w: None if w is None else jnp.asarray(w, float)
+    )
+
+    def __check_init__(self):
+        w = self.weights
+        if w is not None and (w.ndim != 1 or not bool(jnp.all(w >= 0)) or not float(w.sum()) > 0):
+            raise ValueError(
+                f"{type(self).__name__}: expected weights (rows,) from 0, not all of them 0"
+            )
 
     @abstractmethod
     def _of_two(self, d: Float[Array, "*sites"]) -> Float[Array, "*sites"]:
@@ -73,7 +88,17 @@ class _AbstractSiteObjective(AbstractObjective):
         else:
             energies = -batched(energy, batch)
         metrics = {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
-        return jnp.sum(jnp.mean(terms, axis=0)), None, metrics
+        return jnp.sum(self._mean(terms)), None, metrics
+
+    def _mean(self, terms: Float[Array, "rows ..."]) -> Float[Array, "..."]:
+        if self.weights is None:
+            return jnp.mean(terms, axis=0)
+        if self.weights.shape != terms.shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__}: {len(self.weights)} weights for {len(terms)} rows: with "
+                "weights every step needs all rows: take optimizer='lbfgs'"
+            )
+        return jnp.tensordot(self.weights / jnp.sum(self.weights), terms, axes=1)
 
     def rough_inverse_hessian(self, energy, data):
         """Of pairwise models, by `PairwiseInverse`."""
@@ -99,6 +124,9 @@ class PseudoLikelihood(_AbstractSiteObjective):
 
     Spaces: `Binary`, `Spin`, `Categorical` (either encoding), `Ordinal`. It costs about a gradient
     of the energy a row where the energy knows its one-site changes, else sites · (k − 1) of them.
+
+    **Arguments:** `weights`: of the rows, (rows,), where they should count differently; for fits
+    that go over all rows at every step (optimizer="lbfgs").
     """
 
     def _of_two(self, d):

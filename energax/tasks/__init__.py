@@ -4,6 +4,8 @@ from energax.tasks._base import Restored as Restored
 from energax.tasks.anomaly import AnomalyScores as AnomalyScores
 from energax.tasks.anomaly import anomaly_scores as anomaly_scores
 from energax.tasks.classify import classify as classify
+from energax.tasks.contacts import contact_scores as contact_scores
+from energax.tasks.contacts import sequence_weights as sequence_weights
 from energax.tasks.denoise import BitFlip as BitFlip
 from energax.tasks.denoise import Denoised as Denoised
 from energax.tasks.denoise import GaussianNoise as GaussianNoise

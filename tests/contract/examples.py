@@ -77,6 +77,11 @@ def record_rbm():
     return energies.RBM(weight, units, energies.SpinUnits([0.3, -0.6]))
 
 
+def general_potts():
+    rng = np.random.default_rng(7)
+    return energies.GeneralPotts(rng.normal(0, 0.5, (6, 3, 3)), rng.normal(0, 0.5, (4, 3)))
+
+
 def deep():
     rng = np.random.default_rng(4)
     sizes = (5, 4, 3, 2)
@@ -175,6 +180,7 @@ EXAMPLES = {
         [[1, -1, 1, 1, -1], [-1, -1, 1, -1, 1]], [0.1, -0.2, 0.3, 0.4, -0.3]
     ),
     energies.BoltzmannMachine: machine,
+    energies.GeneralPotts: general_potts,
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
     energies.Mixture: lambda: energies.Mixture(
