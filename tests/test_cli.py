@@ -160,6 +160,32 @@ def test_bad_usage_exits_2_in_one_line(tmp_path, capsys, monkeypatch, arguments)
     assert not os.path.exists("run") and not os.path.exists("x.npy")
 
 
+@pytest.mark.parametrize(
+    ("space", "units"),
+    [
+        ("spin", "SpinUnits"),
+        ("real", "GaussianUnits"),
+        ("count", "CountUnits"),
+        ("categorical:3", "SoftmaxUnits"),
+    ],
+)
+def test_model_rbm_has_the_units_of_the_space(space, units):
+    from energax import jobs, random
+
+    rng = np.random.default_rng(0)
+    rows = {
+        "spin": rng.choice([-1.0, 1.0], (50, 4)),
+        "real": rng.normal(0, 1, (50, 4)),
+        "count": rng.poisson(2.0, (50, 4)),
+        "categorical:3": rng.integers(0, 3, (50, 4)),
+    }[space]
+    known = jobs.parse_space(space, rows)
+    points = jobs.as_points(known, rows)
+    energy = jobs.build_model("rbm", known, points, 5, key=random.key(0))
+    assert type(energy.visible).__name__ == units and energy.hidden.bias.shape == (5,)
+    assert energy.space == known and np.isfinite(float(energy(points[0])))
+
+
 def test_data_outside_the_models_space_are_refused(trained, tmp_path, capsys):
     np.save(tmp_path / "normal.npy", np.random.default_rng(0).normal(0, 10, (5, 8)))
     status, _, err = run(
