@@ -583,6 +583,15 @@ def batched(energy: AbstractEnergy, x: Point) -> Float[Array, " batch"]:
     return jax.vmap(energy.log_density)(x)
 
 
+def base_rates(index: np.ndarray, num_values: int) -> np.ndarray:
+    """log of the share of each value at each site, (sites, k), half a row of each value added.
+
+    **Arguments:** `index`: numbers of values, 0 to k − 1, (rows, sites).
+    """
+    often = np.stack([(index == j).sum(axis=0) for j in range(num_values)], axis=1)
+    return np.log(often + 0.5) - np.log(len(index) + 0.5 * num_values)
+
+
 def broadcast(name: str, value, shape: tuple[int, ...], what: str) -> Float[Array, "..."]:
     """`value`, a number or of `shape`, as floats of `shape`."""
     value = jnp.asarray(value, float)

@@ -75,9 +75,7 @@ class _AbstractSiteObjective(AbstractObjective):
 
         **Raises:** TypeError on spaces whose sites have no few values.
         """
-        few_valued(
-            type(self).__name__, energy.space, "train with energax.objectives.PersistentCD()"
-        )
+        few_valued(type(self).__name__, energy.space, _INSTEAD)
         return None, None
 
     def __call__(self, energy, params, batch, carry, *, key):

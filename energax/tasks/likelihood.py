@@ -29,21 +29,7 @@ def score_samples(
     **Raises:** ValueError for rows outside the space; TypeError for options beside `log_z=`.
     """
     values, _ = log_density_rows(energy, X, "X")
-    if log_z is not None and options:
-        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
-    z = estimate_log_z(energy, key=key, **options) if log_z is None else log_z
-    with np.errstate(invalid="ignore"):
-        log_prob = values - z.value
-    return Scores(
-        log_prob=log_prob,
-        std_err=np.full(len(values), z.std_err),
-        log_z_std_err=z.std_err,
-        log_z=z,
-        reliable=z.reliable,
-        reasons=z.reasons,
-        num_sites=energy.space.num_sites,
-        measure=_measure(energy.space),
-    )
+    return _scores(values, energy, energy.space, key, log_z, options)
 
 
 def variational_bound(
@@ -72,22 +58,36 @@ def variational_bound(
             "variational_bound is for energies with hidden layers in their points, such as "
             f"DeepBoltzmannMachine, got {type(energy).__name__}: score_samples gives log p itself"
         )
-    if log_z is not None and options:
-        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
     rows = energy.data_space.validate(V, name="V")
     rows = rows[None] if is_single(energy.data_space, rows) else rows
     blocks = np.array_split(rows, max(1, len(rows) // 4096))
     bounds = [np.asarray(_bounds(energy, block, num_updates), np.float64) for block in blocks]
+    return _scores(np.concatenate(bounds), energy, energy.data_space, key, log_z, options)
+
+
+def _scores(
+    values: np.ndarray,
+    energy: AbstractEnergy,
+    space: AbstractSpace,
+    key: Any,
+    log_z: LogZ | None,
+    options: dict[str, Any],
+) -> Scores:
+    """`values` (rows,) less log Z of the energy, given or estimated; rows live on `space`."""
+    if log_z is not None and options:
+        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
     z = estimate_log_z(energy, key=key, **options) if log_z is None else log_z
+    with np.errstate(invalid="ignore"):
+        log_prob = values - z.value
     return Scores(
-        log_prob=np.concatenate(bounds) - z.value,
-        std_err=np.full(len(rows), z.std_err),
+        log_prob=log_prob,
+        std_err=np.full(len(values), z.std_err),
         log_z_std_err=z.std_err,
         log_z=z,
         reliable=z.reliable,
         reasons=z.reasons,
-        num_sites=energy.data_space.num_sites,
-        measure=_measure(energy.data_space),
+        num_sites=space.num_sites,
+        measure=_measure(space),
     )
 
 

@@ -19,6 +19,7 @@ from energax.energies._base import (
     AbstractPath,
     AbstractTiltable,
     GeometricPath,
+    base_rates,
     broadcast,
 )
 from energax.energies.lattice._base import PairwisePath, starts_from
@@ -82,8 +83,7 @@ class BoltzmannMachine(AbstractColouredEnergy, AbstractPairwise, AbstractTiltabl
         fields = np.zeros(space.num_sites)
         if data is not None:
             rows = space.validate(data, batch=True, name="data")
-            ups = np.sum(rows > 0, axis=0, dtype=np.float64)
-            log_odds = np.log(ups + 0.5) - np.log(len(rows) - ups + 0.5)
+            log_odds = np.diff(base_rates(rows > 0, 2))[:, 0]
             fields = log_odds / 2 if isinstance(space, Spin) else log_odds
         return BoltzmannMachine(np.zeros((space.num_sites,) * 2), fields, space=space)
 

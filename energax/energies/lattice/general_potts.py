@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from energax import random
-from energax.energies._base import AbstractColouredEnergy, AbstractTiltable, broadcast
+from energax.energies._base import AbstractColouredEnergy, AbstractTiltable, base_rates, broadcast
 from energax.spaces import Categorical
 
 
@@ -58,9 +58,7 @@ class GeneralPotts(AbstractColouredEnergy, AbstractTiltable):
         fields = np.zeros((space.num_sites, space.num_values))
         if data is not None:
             index = np.asarray(space.decode(space.validate(data, batch=True, name="data")))
-            index = index.reshape(len(index), -1)
-            often = np.stack([(index == a).sum(0) for a in range(space.num_values)], 1) + 0.5
-            fields = np.log(often / often.sum(1, keepdims=True))
+            fields = base_rates(index.reshape(len(index), -1), space.num_values)
         return GeneralPotts(0.0, fields, encoding=space.encoding)
 
     @property

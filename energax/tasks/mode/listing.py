@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from energax.energies._base import AbstractEnergy, batched
+from energax.energies._base import AbstractEnergy
+from energax.objectives.likelihood import all_log_densities
 from energax.partition._base import in_float64
 from energax.tasks.mode._base import SAME, Found, take
 
 MOST_STATES = 2**24
-_CHUNK = 2**14
 
 
 def by_listing(energy: AbstractEnergy) -> Found | str:
@@ -26,9 +26,10 @@ def by_listing(energy: AbstractEnergy) -> Found | str:
         return f"it has up to 2^{bits} states, and at most {MOST_STATES:,} are listed"
     try:
         with jax.enable_x64(True):
-            f, wide = _all(in_float64(energy), num_states), True
+            f, wide = np.asarray(_all(in_float64(energy)), np.float64), True
     except (TypeError, ValueError):
-        f, wide = _all(energy, num_states), False
+        f, wide = np.asarray(_all(energy), np.float64), False
+    f = f[:num_states]  # the last chunk is padded
     if np.any(np.isnan(f) | (f == np.inf)):
         bad = int(np.argmax(np.isnan(f) | (f == np.inf)))
         raise ValueError(
@@ -44,18 +45,6 @@ def by_listing(energy: AbstractEnergy) -> Found | str:
     return Found(x, "enumeration", 0.0, True, alike == 1, num_evaluations=num_states)
 
 
-def _all(energy: AbstractEnergy, num_states: int) -> np.ndarray:
-    chunk = min(_CHUNK, num_states)
-    parts = [
-        np.asarray(_some(energy, jnp.asarray(start), chunk), np.float64)
-        for start in range(0, num_states, chunk)
-    ]
-    return np.concatenate(parts)[:num_states]
-
-
 @eqx.filter_jit
-def _some(energy: AbstractEnergy, start, chunk: int):
-    num_states = energy.space.num_states
-    assert num_states is not None
-    number = jnp.minimum(start + jnp.arange(chunk), num_states - 1)
-    return batched(energy, energy.space.states(number))
+def _all(energy: AbstractEnergy):
+    return all_log_densities(energy)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from energax.energies._base import base_rates
 from energax.energies.boltzmann._base.layers import RecordUnits, SoftmaxUnits
 from energax.energies.boltzmann._base.units import (
     AbstractUnits,
@@ -34,8 +35,7 @@ def fitted_units(space: AbstractSpace, data: Point | None = None) -> AbstractUni
     (num,) = flat
     rows = None if data is None else np.asarray(space.validate(data, batch=True, name="data"))
     if isinstance(space, Binary | Spin):
-        up = 0.0 if rows is None else (rows > 0).sum(axis=0, dtype=np.float64)
-        logits = np.zeros(num) if rows is None else np.log(up + 0.5) - np.log(len(rows) - up + 0.5)
+        logits = np.zeros(num) if rows is None else np.diff(base_rates(rows > 0, 2))[:, 0]
         return BernoulliUnits(logits) if isinstance(space, Binary) else SpinUnits(logits / 2)
     if isinstance(space, Real):
         if rows is None:
@@ -49,7 +49,5 @@ def fitted_units(space: AbstractSpace, data: Point | None = None) -> AbstractUni
     assert isinstance(space, Categorical)
     if rows is None:
         return SoftmaxUnits(np.zeros((num, space.num_values)), space.encoding)
-    index = np.asarray(space.decode(rows))
-    often = np.stack([(index == j).sum(axis=0) for j in range(space.num_values)], axis=1)
-    share = (often + 0.5) / (len(rows) + 0.5 * space.num_values)
-    return SoftmaxUnits(np.log(share), space.encoding)
+    rates = base_rates(np.asarray(space.decode(rows)), space.num_values)
+    return SoftmaxUnits(rates, space.encoding)

@@ -132,20 +132,40 @@ class AbstractScalarUnits(AbstractUnits):
         return only_space(self, space)
 
 
-class BernoulliUnits(AbstractScalarUnits):
+class AbstractBiasedUnits(AbstractScalarUnits):
+    """Units whose own(x) is b·x and what no parameter enters; the features are their values."""
+
+    bias: Float[Array, " units"] = eqx.field(converter=lambda b: jnp.asarray(b, float))
+
+    def features(self, x):
+        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(self.bias.dtype)
+
+    def scaled(self, factor):
+        return type(self)(factor * self.bias)
+
+    def mixed(self, start, beta):
+        return type(self)((1 - beta) * start.bias + beta * self.bias)
+
+    def pulled(self, field):
+        return type(self)(self.bias + field)
+
+    def field_of(self, slope):
+        return jnp.broadcast_to(slope, self.bias.shape)
+
+    def restrict(self, conditional):
+        index, given = site_part(conditional, self.features(conditional.given))
+        return type(self)(self.bias[index]), index, given
+
+
+class BernoulliUnits(AbstractBiasedUnits):
     """x ∈ {0, 1}: own(x) = b·x, log partition Σ log(1 + e^field) (Hinton 2012, eq. 1).
 
     **Arguments:** `bias` b: (units,).
     """
 
-    bias: Float[Array, " units"] = eqx.field(converter=lambda b: jnp.asarray(b, float))
-
     @property
     def space(self):  # type: ignore[override]
         return Binary(self.bias.shape)
-
-    def features(self, x):
-        return x
 
     def own(self, x):
         return x @ self.bias
@@ -164,40 +184,19 @@ class BernoulliUnits(AbstractScalarUnits):
         tail = numbers.tail_change(jnp.minimum(b0, b1) * size, (b1 - b0) * size)
         return (b1 - b0) * jnp.maximum(field, 0) + tail
 
-    def scaled(self, factor):
-        return BernoulliUnits(factor * self.bias)
-
     def start(self, parameters):
         return BernoulliUnits(parameters)
 
-    def mixed(self, start, beta):
-        return BernoulliUnits((1 - beta) * start.bias + beta * self.bias)
 
-    def pulled(self, field):
-        return BernoulliUnits(self.bias + field)
-
-    def field_of(self, slope):
-        return jnp.broadcast_to(slope, self.bias.shape)
-
-    def restrict(self, conditional):
-        index, given = site_part(conditional, self.features(conditional.given))
-        return BernoulliUnits(self.bias[index]), index, given
-
-
-class SpinUnits(AbstractScalarUnits):
+class SpinUnits(AbstractBiasedUnits):
     """x = ±1: own(x) = b·x, log partition Σ log 2 cosh field (Barra et al. 2012, section 2).
 
     **Arguments:** `bias` b: (units,).
     """
 
-    bias: Float[Array, " units"] = eqx.field(converter=lambda b: jnp.asarray(b, float))
-
     @property
     def space(self):  # type: ignore[override]
         return Spin(self.bias.shape)
-
-    def features(self, x):
-        return x
 
     def own(self, x):
         return x @ self.bias
@@ -216,24 +215,8 @@ class SpinUnits(AbstractScalarUnits):
         tail = numbers.tail_change(2 * jnp.minimum(b0, b1) * size, 2 * (b1 - b0) * size)
         return (b1 - b0) * size + tail
 
-    def scaled(self, factor):
-        return SpinUnits(factor * self.bias)
-
     def start(self, parameters):
         return SpinUnits(parameters / 2)
-
-    def mixed(self, start, beta):
-        return SpinUnits((1 - beta) * start.bias + beta * self.bias)
-
-    def pulled(self, field):
-        return SpinUnits(self.bias + field)
-
-    def field_of(self, slope):
-        return jnp.broadcast_to(slope, self.bias.shape)
-
-    def restrict(self, conditional):
-        index, given = site_part(conditional, self.features(conditional.given))
-        return SpinUnits(self.bias[index]), index, given
 
 
 class GaussianUnits(AbstractScalarUnits):
@@ -340,7 +323,7 @@ class GaussianUnits(AbstractScalarUnits):
         return units, index, given
 
 
-class RectifiedUnits(AbstractScalarUnits):
+class RectifiedUnits(AbstractBiasedUnits):
     """x ≥ 0: own(x) = Σ −x²/2 + b x, a normal of mean `field` and sd 1 cut off at 0.
 
     log partition Σ ½ field² + log Φ(field) + ½ log 2π (Hinton & Ghahramani 1997; as hidden units
@@ -350,14 +333,9 @@ class RectifiedUnits(AbstractScalarUnits):
     **Arguments:** `bias` b: (units,).
     """
 
-    bias: Float[Array, " units"] = eqx.field(converter=lambda b: jnp.asarray(b, float))
-
     @property
     def space(self):  # type: ignore[override]
         return Box(0.0, np.inf, self.bias.shape)
-
-    def features(self, x):
-        return x
 
     def own(self, x):
         return jnp.sum(x * (self.bias - 0.5 * x), axis=-1)
@@ -383,41 +361,20 @@ class RectifiedUnits(AbstractScalarUnits):
         large = numbers.log_half_normal(b1 * field) - numbers.log_half_normal(b0 * field)
         return jnp.where(jnp.abs(change) < 0.5, small, large)
 
-    def scaled(self, factor):
-        return RectifiedUnits(factor * self.bias)
-
     def start(self, parameters):
         return None
 
-    def mixed(self, start, beta):
-        raise TypeError("RectifiedUnits have no path from a base")
 
-    def pulled(self, field):
-        return RectifiedUnits(self.bias + field)
-
-    def field_of(self, slope):
-        return jnp.broadcast_to(slope, self.bias.shape)
-
-    def restrict(self, conditional):
-        index, given = site_part(conditional, self.features(conditional.given))
-        return RectifiedUnits(self.bias[index]), index, given
-
-
-class CountUnits(AbstractScalarUnits):
+class CountUnits(AbstractBiasedUnits):
     """x = 0, 1, 2, …: own(x) = Σ b x − log x!, a Poisson of mean e^field (Gehler, Holub & Welling
     2006, "The rate adapting Poisson model", eq. 3).
 
     **Arguments:** `bias` b: (units,), the log of the mean where the other layer sends nothing.
     """
 
-    bias: Float[Array, " units"] = eqx.field(converter=lambda b: jnp.asarray(b, float))
-
     @property
     def space(self):  # type: ignore[override]
         return Count(self.bias.shape)
-
-    def features(self, x):
-        return x.astype(self.bias.dtype)
 
     def own(self, x):
         x = self.features(x)
@@ -435,21 +392,5 @@ class CountUnits(AbstractScalarUnits):
     def growth(self, field, b0, b1):
         return jnp.exp(b0 * field) * jnp.expm1((b1 - b0) * field)
 
-    def scaled(self, factor):
-        return CountUnits(factor * self.bias)
-
     def start(self, parameters):
         return CountUnits(jnp.log(parameters))
-
-    def mixed(self, start, beta):
-        return CountUnits((1 - beta) * start.bias + beta * self.bias)
-
-    def pulled(self, field):
-        return CountUnits(self.bias + field)
-
-    def field_of(self, slope):
-        return jnp.broadcast_to(slope, self.bias.shape)
-
-    def restrict(self, conditional):
-        index, given = site_part(conditional, self.features(conditional.given))
-        return CountUnits(self.bias[index]), index, given
