@@ -148,7 +148,7 @@ def sample(
     - `initial`: (num_chains, *event), instead of dispersed starts; of the free part, with `given`.
     - `num_warmup`, `num_steps`: steps a chain, fixed instead of until converged.
     - `max_evaluations`: budget of energy evaluations, all chains together; more is spent only on
-      the search for starts (up to 20,480 points) and where `num_samples` asks for more steps.
+      the search for starts (up to 131,072 points) and where `num_samples` asks for more steps.
     - `max_seconds`: optional limit, looked at after each block of steps; a run that hits it does
       not repeat exactly.
     - `checkpoint`: NAME.json, written after each round of sampling and every ten seconds. If it is

@@ -41,7 +41,7 @@ _BLOCK_STEPS = 512
 _BLOCK_NUMBERS = 2**22  # floats that one block may leave on the device
 _KEPT_NUMBERS = 2**26  # floats of history that are kept in memory
 _SUMMARY_NUMBERS = 2**22  # the same where no draws are asked for, only summaries
-_OPINION_ESS = 200  # importance weights whose means are worth comparing
+_OPINION_ESS = 30  # importance weights whose means are worth comparing
 _CLIMBERS, _CLIMBERS_LOW = 256, 2_048  # points from which peaks of f are looked for
 _CLIMB_SHARE = 0.1  # of the budget, that it may cost
 _SD_ERROR, _SD_SHARE = 0.05, 0.25  # error of an sd to go on for, and the budget's share for it
@@ -207,8 +207,9 @@ class Job:
             divisors = [n for n in range(4, 17) if self.num_chains % n == 0]
             self.num_superchains = divisors[-1] if divisors else self.num_chains
         num_starts = self.num_superchains or self.num_chains
-        self.num_evaluations += num_candidates(self.energy, num_starts)
-        self.candidates.append(Candidates.look(self.energy, num_starts, key=key))
+        num = num_candidates(self.energy, num_starts, self.max_evaluations)
+        self.num_evaluations += num
+        self.candidates.append(Candidates.look(self.energy, num, key=key))
         if self.looks_for_peaks:
             climbers = _CLIMBERS_LOW if is_low(self.energy.space) else _CLIMBERS
             climbers = min(climbers, int(_CLIMB_SHARE * self.max_evaluations / NUM_STEPS))
@@ -235,10 +236,11 @@ class Job:
         key_look, key_init = random.split(key)
         num_starts = self.num_superchains or self.num_chains
         if is_low(self.energy.space):
-            self.num_evaluations += num_candidates(self.energy, num_starts, around=True)
+            num = num_candidates(self.energy, num_starts, self.max_evaluations)
+            self.num_evaluations += num
             with contextlib.suppress(ValueError):  # drifted off to where nothing is finite
                 self.candidates.append(
-                    Candidates.look(self.energy, num_starts, key=key_look, around=_rows(kept))
+                    Candidates.look(self.energy, num, key=key_look, around=_rows(kept))
                 )
         if self.given or self.sampler.crosses_modes:
             return
