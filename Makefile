@@ -21,7 +21,7 @@ demo: $(USER_READY)  ## train a model on handwritten digits and write a report
 	$(RUN)/energax demo
 
 test: $(DEV_READY)  ## the whole test suite, slow tests too
-	$(RUN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(RUN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEV_READY)  ## ruff
 	$(RUN)/ruff check .
