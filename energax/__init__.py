@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from energax import spaces as spaces
     from energax import tasks as tasks
     from energax import training as training
+    from energax.energies import Moments as Moments
     from energax.energies import from_log_density as from_log_density
     from energax.energies import from_positive as from_positive
     from energax.energies import frozen as frozen
@@ -57,7 +58,7 @@ __version__ = "0.1.0"
 
 # Rooms, and the names that each lends: loaded when first used, so that `import energax` is fast.
 _ROOMS = {
-    "energies": ("from_log_density", "from_positive", "frozen"),
+    "energies": ("Moments", "from_log_density", "from_positive", "frozen"),
     "io": ("read_alignment",),
     "objectives": (),
     "partition": ("log_z",),

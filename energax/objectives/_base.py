@@ -62,6 +62,11 @@ class AbstractObjective(eqx.Module):
         """Whether the loss is a function of the parameters and the rows: no chance, no memory."""
         return False
 
+    @property
+    def fits_moments(self) -> bool:
+        """Whether of the rows it takes their mean energy alone, so that moments may stand in."""
+        return False
+
     def rough_inverse_hessian(
         self, energy: AbstractEnergy, data: Point
     ) -> Callable[[PyTree], PyTree] | None:

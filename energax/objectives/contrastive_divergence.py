@@ -80,6 +80,8 @@ class PersistentCD(AbstractObjective):
     num_chains: int = eqx.field(static=True, default=100)
     sampler: AbstractSampler | None = None
 
+    fits_moments = property(lambda self: True)
+
     def __check_init__(self):
         _check_number("num_steps", self.num_steps)
         _check_number("num_chains", self.num_chains)

@@ -33,6 +33,7 @@ class MaximumLikelihood(AbstractObjective):
     max_states: int = eqx.field(static=True, default=2**16)
 
     is_deterministic = property(lambda self: True)
+    fits_moments = property(lambda self: True)
 
     def init(self, energy, data, *, key):
         """(None, None).

@@ -55,6 +55,10 @@ class Penalised(AbstractObjective):
     def is_deterministic(self):
         return self.objective.is_deterministic
 
+    @property
+    def fits_moments(self):
+        return self.objective.fits_moments
+
     def init(self, energy, data, *, key):
         """(Params, Carry) of `objective`.
 

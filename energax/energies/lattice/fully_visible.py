@@ -23,6 +23,7 @@ from energax.energies._base import (
     broadcast,
 )
 from energax.energies.lattice._base import PairwisePath, starts_from
+from energax.energies.moments import Moments
 from energax.spaces import AbstractSpace, Binary, Spin
 
 
@@ -76,14 +77,17 @@ class BoltzmannMachine(AbstractColouredEnergy, AbstractPairwise, AbstractTiltabl
 
         p(x) is then that of independent units, half a row of each value added so that h is finite.
 
-        **Arguments:** `data`: (rows, units); None leaves h = 0.
+        **Arguments:** `data`: (rows, units), or `Moments`; None leaves h = 0.
 
         **Raises:** ValueError if `data` does not suit the space.
         """
         fields = np.zeros(space.num_sites)
         if data is not None:
-            rows = space.validate(data, batch=True, name="data")
-            log_odds = np.diff(base_rates(rows > 0, 2))[:, 0]
+            if isinstance(data, Moments):
+                log_odds = data.log_odds
+            else:
+                rows = space.validate(data, batch=True, name="data")
+                log_odds = np.diff(base_rates(rows > 0, 2))[:, 0]
             fields = log_odds / 2 if isinstance(space, Spin) else log_odds
         return BoltzmannMachine(np.zeros((space.num_sites,) * 2), fields, space=space)
 

@@ -25,6 +25,7 @@ from energax.energies._base import (
     partition_trainable,
 )
 from energax.energies.exponential_family import AbstractExponentialFamily
+from energax.energies.moments import Moments
 from energax.objectives._base import AbstractObjective
 from energax.objectives.choose import default_objective
 from energax.objectives.likelihood import MaximumLikelihood
@@ -50,6 +51,7 @@ from energax.training.stopping import EarlyStopping, Watcher
 
 _CHECKPOINT_SECONDS = 30.0
 _VALIDATION_ROWS = 2000
+_STARTS = 1000  # points that chains start from where there are no rows
 _WATCH = 2**31 - 1  # what is folded into the key for early stopping
 
 
@@ -85,7 +87,8 @@ def fit(
 
     **Arguments:**
 
-    - `data`: (rows, *event), a dict of arrays on a `Record`.
+    - `data`: (rows, *event), a dict of arrays on a `Record`; or `Moments`, for an energy of pairs
+      and an objective that asks the data for no more (`MaximumLikelihood`, `PersistentCD`).
     - `objective`: what to minimise; None takes `objectives.default_objective`, and fits exponential
       families at once by matching moments.
     - `optimizer`: any Optax transformation; None is Adam whose rate is `learning_rate` for the
@@ -119,7 +122,15 @@ def fit(
             f"{type(objective).__name__}"
         )
     space = objective.data_space(energy)
-    rows = space.validate(data, batch=True, name="data")
+    starts: Point = None
+    if isinstance(data, Moments):
+        rows, starts = data.rows(energy), data.draw(_STARTS, key=jax.random.fold_in(key, _WATCH))
+        if batch_size not in (None, num_rows(rows)):
+            raise ValueError("batch_size: Moments are taken whole at every step; leave it out")
+        batch_size = num_rows(rows)
+        _check_for_moments(objective, validation, early_stopping)
+    else:
+        rows = space.validate(data, batch=True, name="data")
     if space is not energy.space and not (validation is None and early_stopping is None):
         raise ValueError(
             "validation= and early_stopping= look at energies of rows, and a row is only one part "
@@ -181,7 +192,7 @@ def fit(
         _check_same_run(found, settings, objective, key, folder)
         settings["log_every"] = found.settings["log_every"]
         energy, record, seconds = found.energy, parts_of(found.history), found.seconds
-    plan, state = _start(energy, rows, objective, key, optimizer, rate, settings)
+    plan, state = _start(energy, rows, starts, objective, key, optimizer, rate, settings)
     if archive is not None:
         if watcher is None:
             state = fill_state(archive, state)
@@ -343,13 +354,17 @@ def resume(
 def _start(
     energy: AbstractEnergy,
     rows: Point,
+    starts: Point,
     objective: AbstractObjective,
     key: Array,
     optimizer: Any,
     rate: float | None,
     settings: dict[str, Any],
 ) -> tuple[Plan, TrainState]:
-    """The plan and the first state, of plain (not weakly typed) arrays."""
+    """The plan and the first state, of plain (not weakly typed) arrays.
+
+    **Arguments:** `starts`: what chains start at; None takes the rows.
+    """
     theta, fixed = partition_trainable(_as_strong(energy))
     leaves = jax.tree.leaves(theta)
     if not leaves:
@@ -361,7 +376,8 @@ def _start(
         raise ValueError("this energy's parameters are not all finite: start from finite ones")
     data = jax.tree.map(jnp.asarray, rows)
     key_order, key_steps, key_init = jax.random.split(key, 3)
-    own, carry = objective.init(eqx.combine(theta, fixed), data, key=key_init)
+    first = data if starts is None else starts
+    own, carry = objective.init(eqx.combine(theta, fixed), first, key=key_init)
     parameters = (theta, own)
     average = settings["average"]
     if optimizer is None:
@@ -466,6 +482,19 @@ def _batch_size(asked: int | None, rows: int, optimizer: Any, objective: Abstrac
             "rows would be others each time: leave batch_size= out"
         )
     return rows
+
+
+def _check_for_moments(objective: AbstractObjective, validation: Any, early_stopping: Any) -> None:
+    if not objective.fits_moments:
+        raise TypeError(
+            f"{type(objective).__name__} asks for the rows themselves: with Moments take "
+            "MaximumLikelihood() (up to some 16 sites) or PersistentCD()"
+        )
+    if not (validation is None and early_stopping is None):
+        raise ValueError(
+            "validation= and early_stopping= look at energies of rows, and Moments have none: "
+            "leave them out"
+        )
 
 
 def _whole(name: str, value: int) -> int:
