@@ -9,6 +9,7 @@ from energax.energies._base import frozen as frozen
 from energax.energies.boltzmann import RBM as RBM
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
 from energax.energies.boltzmann import BernoulliUnits as BernoulliUnits
+from energax.energies.boltzmann import CentredRBM as CentredRBM
 from energax.energies.boltzmann import CountUnits as CountUnits
 from energax.energies.boltzmann import DeepBoltzmannMachine as DeepBoltzmannMachine
 from energax.energies.boltzmann import GaussianUnits as GaussianUnits

@@ -169,6 +169,9 @@ EXAMPLES = {
     base.FrozenEnergy: lambda: base.FrozenEnergy(normal()),
     energies.BernoulliRBM: rbm,
     energies.RBM: gaussian_rbm,
+    energies.CentredRBM: lambda: energies.CentredRBM.of(
+        rbm(), [[1, 0, 0, 1, 0], [0, 0, 1, 1, 0], [1, 0, 1, 1, 1]]
+    ),
     energies.DeepBoltzmannMachine: deep,
     TiedRBM: lambda: TiedRBM(
         jnp.asarray(rbm().weight), jnp.full(5, 0.3), jnp.full(3, -0.4), (2, 2)

@@ -87,7 +87,11 @@ def test_only_pairs_that_are_joined_are_used():
     found = model_moments(fit.energy)[1][edges[:, 0], edges[:, 1]]
     np.testing.assert_allclose(found, second[edges[:, 0], edges[:, 1]], atol=3e-3)
     with pytest.raises(ValueError, match="sites 0 and 2"):
-        ex.fit(Ising([[0, 2]], 0.0, num_sites=SITES), Moments(moments.mean, second), key=ex.random.key(0))
+        ex.fit(
+            Ising([[0, 2]], 0.0, num_sites=SITES),
+            Moments(moments.mean, second),
+            key=ex.random.key(0),
+        )
 
 
 @pytest.mark.slow

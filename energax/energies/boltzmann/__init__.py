@@ -14,6 +14,7 @@ from energax.energies.boltzmann._base import (
     SpinUnits,
 )
 from energax.energies.boltzmann.bernoulli import BernoulliRBM
+from energax.energies.boltzmann.centred import CentredRBM
 from energax.energies.boltzmann.deep import DeepBoltzmannMachine, TiedRBM
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "AnnealedRBM",
     "BernoulliRBM",
     "BernoulliUnits",
+    "CentredRBM",
     "CountUnits",
     "DeepBoltzmannMachine",
     "GaussianUnits",

@@ -1,0 +1,88 @@
+"""An RBM in centred parameters, which train faster."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from energax.energies._base import Frozen, frozen
+from energax.energies.boltzmann._base import AbstractRBM, GaussianUnits, RecordUnits
+
+
+class Offsets(eqx.Module):
+    """What the features of each layer are measured from."""
+
+    visible: Float[Array, " features"]
+    hidden: Float[Array, " hidden"]
+
+
+class CentredRBM(AbstractRBM):
+    """The RBM E(v, h) = −own(v) − own(h) − (φ(v) − μ)ᵀ W (ψ(h) − λ), up to a constant.
+
+    Montavon & Müller 2012, "Deep Boltzmann machines and the centering trick", eq. 4; for RBMs
+    Melchior, Fischer & Wiskott 2016. With fixed offsets μ, λ near the means of the two layers a
+    step on W does not move the means, nor depend on which value of a bit is called 1. It is another
+    set of parameters for the same distributions: train it in place of the plain RBM, and take
+    `plain` of what comes back.
+
+    **Arguments:** `free`: an RBM whose biases are those of the centred form. `offsets`: μ and λ,
+    frozen.
+    """
+
+    free: AbstractRBM
+    offsets: Frozen
+
+    @staticmethod
+    def of(rbm: AbstractRBM, data: Any) -> "CentredRBM":
+        """`rbm`, the same distribution, measured from its layers' means on `data` (rows, *event).
+
+        **Raises:** ValueError for data outside the space; TypeError for Gaussian units, which are
+        measured from their location as they are.
+        """
+        layers = [rbm.visible, rbm.hidden]
+        layers += rbm.visible.parts.values() if isinstance(rbm.visible, RecordUnits) else []
+        if any(isinstance(units, GaussianUnits) for units in layers):
+            raise TypeError(
+                "CentredRBM: Gaussian units are measured from their location already; train the "
+                "RBM as it is, on standardised columns"
+            )
+        rows = rbm.space.validate(data, batch=True, name="data")
+        hidden = rbm.hidden.features(rbm.hidden_mean(rows))
+        visible = jnp.mean(rbm.visible.features(rows), axis=0)
+        offsets = Offsets(visible, jnp.mean(hidden, axis=0))
+        return CentredRBM(_shifted(rbm, offsets, 1.0), frozen(offsets))
+
+    @property
+    def plain(self) -> AbstractRBM:
+        """The same distribution as an RBM of the kind that `of` was given."""
+        return _shifted(self.free, self.offsets.module, -1.0)
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.free.space
+
+    @property
+    def weight(self):  # type: ignore[override]
+        return self.free.weight
+
+    @property
+    def visible(self):  # type: ignore[override]
+        return self.free.visible.pulled(-self.weight @ self.offsets.module.hidden)
+
+    @property
+    def hidden(self):  # type: ignore[override]
+        return self.free.hidden.pulled(-self.offsets.module.visible @ self.weight)
+
+    def replaced(self, weight, visible, hidden):
+        """A plain RBM: its parameters are no longer trained."""
+        return self.free.replaced(weight, visible, hidden)
+
+    def with_space(self, space):
+        return CentredRBM(self.free.with_space(space), self.offsets)
+
+
+def _shifted(rbm: AbstractRBM, offsets: Offsets, sign: float) -> AbstractRBM:
+    visible: Any = rbm.visible.pulled(sign * rbm.weight @ offsets.hidden)
+    hidden: Any = rbm.hidden.pulled(sign * offsets.visible @ rbm.weight)
+    return rbm.replaced(rbm.weight, visible, hidden)

@@ -1,0 +1,105 @@
+"""Centred RBMs: the same distributions, and gradients that do not depend on what is called 1."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import energax as ex
+from energax.energies import RBM, BernoulliRBM, CentredRBM
+from energax.energies._base import batched, partition_trainable
+from energax.objectives import MaximumLikelihood
+from energax.spaces import Binary, Categorical, Real, Spin
+
+RNG = np.random.default_rng(7)
+VISIBLE, HIDDEN = 5, 3
+W = RNG.normal(0, 0.8, (VISIBLE, HIDDEN))
+B, C = RNG.normal(-0.7, 0.5, VISIBLE), RNG.normal(0.4, 0.5, HIDDEN)
+ROWS = (RNG.random((60, VISIBLE)) < np.linspace(0.1, 0.8, VISIBLE)).astype(float)
+
+
+def bits():
+    return BernoulliRBM(W, B, C)
+
+
+def some(space, hidden="bernoulli"):
+    rbm = RBM.random(space, HIDDEN, key=ex.random.key(0), hidden=hidden, scale=0.7)
+    return rbm.replaced(
+        rbm.weight, rbm.visible.pulled(jnp.linspace(-0.5, 0.8, len(rbm.weight))), rbm.hidden
+    )
+
+
+CASES = {
+    "bits": (bits(), ROWS),
+    "spins": (some(Spin(VISIBLE), "spin"), 2 * ROWS - 1),
+    "categories": (some(Categorical(2, 3)), RNG.integers(0, 3, (60, 2))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_same_distribution(case):
+    rbm, rows = CASES[case]
+    centred = CentredRBM.of(rbm, rows)
+    x = jnp.asarray(rbm.space.validate(rows, batch=True, name="rows"))
+    np.testing.assert_allclose(batched(centred, x), batched(rbm, x), atol=2e-5)
+    np.testing.assert_allclose(centred.hidden_mean(x), rbm.hidden_mean(x), atol=1e-5)
+    np.testing.assert_allclose(centred.log_z_by_sum(), rbm.log_z_by_sum(), atol=2e-5)
+    plain = centred.plain
+    assert type(plain) is type(rbm)
+    for found, wanted in zip(jax.tree.leaves(plain), jax.tree.leaves(rbm), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def step(rbm, rows, centre):
+    """The RBM after one step up the exact likelihood."""
+    energy = CentredRBM.of(rbm, rows) if centre else rbm
+    theta, rest = partition_trainable(energy)
+
+    @eqx.filter_grad
+    def slope(theta):
+        model = eqx.combine(theta, rest)
+        return MaximumLikelihood()(model, None, jnp.asarray(rows), None, key=ex.random.key(0))[0]
+
+    moved = eqx.combine(jax.tree.map(lambda a, g: a - 0.5 * g, theta, slope(theta)), rest)
+    return moved.plain if centre else moved
+
+
+def flipped(rbm, which):
+    """The same distribution in 1 − v for the sites `which`."""
+    sign = np.where(which, -1.0, 1.0)
+    hidden = rbm.hidden_bias + which.astype(float) @ rbm.weight
+    return BernoulliRBM(sign[:, None] * rbm.weight, sign * rbm.visible_bias, hidden)
+
+
+def test_a_centred_step_does_not_depend_on_what_is_called_1():
+    which = np.array([True, False, True, True, False])
+    other = np.where(which, 1 - ROWS, ROWS)
+    for centre in (True, False):
+        there = flipped(step(flipped(bits(), which), other, centre), which)
+        gap = float(jnp.max(jnp.abs(there.weight - step(bits(), ROWS, centre).weight)))
+        assert gap < 1e-5 if centre else gap > 0.01
+
+
+def test_fit_trains_its_parameters_and_leaves_the_offsets():
+    start = CentredRBM.of(bits(), ROWS)
+    fit = ex.fit(start, ROWS, key=ex.random.key(1), num_steps=300)
+    assert fit.reliable
+    for found, wanted in zip(
+        jax.tree.leaves(fit.energy.offsets), jax.tree.leaves(start.offsets), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+    before, after = (
+        float(ex.score_samples(model, ROWS, key=ex.random.key(2)).mean().value)
+        for model in (bits(), fit.energy.plain)
+    )
+    assert after > before + 0.1
+
+
+def test_gaussian_units_are_refused():
+    rbm = RBM.random(Real(3), 2, key=ex.random.key(0))
+    with pytest.raises(TypeError, match="measured from their location"):
+        CentredRBM.of(rbm, RNG.normal(size=(10, 3)))
+    with pytest.raises(ValueError, match="data"):
+        CentredRBM.of(bits(), np.full((4, VISIBLE), 0.5))
+    assert CentredRBM.of(bits(), ROWS).space == Binary(VISIBLE)
