@@ -43,9 +43,17 @@ class AbstractEnergy(eqx.Module):
     def tempered(self, beta) -> "AbstractEnergy":
         """β E(x), of the same kind where there is one: an Ising model's couplings and fields scale.
 
-        **Arguments:** `beta`: β ≥ 0, a number or a scalar array, which may be traced.
+        **Arguments:** `beta`: a number or a scalar array, which may be traced.
         """
         return Tempered(self, beta)
+
+    def merged(self, other: "AbstractEnergy") -> "AbstractEnergy | None":
+        """E(x) + E_other(x) as one energy of this kind, None where it is none.
+
+        Two RBMs are an RBM of all their hidden units, so that the sum keeps block Gibbs, its exact
+        log Z and its path.
+        """
+        return None
 
     def condition(self, **given) -> "Conditional":
         """p(rest | given) as an energy on what is left free.
@@ -73,9 +81,29 @@ class AbstractEnergy(eqx.Module):
         check_scalar(moved)
         return moved
 
-    def __add__(self, other) -> "Product":
-        """Sum of energies, product of densities."""
-        return Product(self, other) if isinstance(other, AbstractEnergy) else NotImplemented
+    def __add__(self, other) -> "AbstractEnergy":
+        """Sum of energies, product of densities; of the same kind where there is one (`merged`),
+        else a `Product`, which keeps the experts apart."""
+        if not isinstance(other, AbstractEnergy):
+            return NotImplemented
+        one = self.merged(other)
+        return Product(self, other) if one is None else one
+
+    def __mul__(self, beta) -> "AbstractEnergy":
+        """β E(x), a density to the power β (`tempered`)."""
+        if isinstance(beta, AbstractEnergy):
+            return NotImplemented
+        return self.tempered(beta)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "AbstractEnergy":
+        """−E(x): what was probable is improbable. On unbounded spaces Z may not exist."""
+        return self.tempered(-1.0)
+
+    def __sub__(self, other) -> "AbstractEnergy":
+        """E(x) − E_other(x), the ratio of two densities, as one expert against another."""
+        return self + -other if isinstance(other, AbstractEnergy) else NotImplemented
 
 
 class AbstractNormalised(AbstractEnergy):

@@ -168,8 +168,10 @@ class Hopfield(AbstractColouredEnergy, AbstractTiltable):
         field = field.reshape(-1) if field.shape == self.space.shape else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
 
-    def tempered(self, beta) -> "Hopfield":
-        """βE: W and fields times β."""
+    def tempered(self, beta):
+        """βE: W times √β and fields times β; no such network if β is a negative number."""
+        if isinstance(beta, int | float) and beta < 0:
+            return super().tempered(beta)
         scaled = jnp.sqrt(beta) * self.weight, beta * self.fields
         return eqx.tree_at(lambda e: (e.weight, e.fields), self, scaled)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from energax.energies._base import GeometricPath, Tempered, batched
+from energax.energies._base import GeometricPath, Product, Tempered, batched
 from energax.energies.lattice import Ising, PairwisePath, Potts
 from energax.energies.lattice import _base as lattice
 from energax.energies.reference import IndependentBernoulli
@@ -268,4 +268,4 @@ def test_tempered_models_stay_of_their_kind():
         np.testing.assert_allclose(
             enumerated(cold).log_density, 0.37 * enumerated(model).log_density, atol=1e-5
         )
-    assert isinstance((ising() + ising()).tempered(0.37), Tempered)
+    assert isinstance(Product(ising(), ising()).tempered(0.37), Tempered)

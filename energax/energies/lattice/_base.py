@@ -83,6 +83,14 @@ class PairwisePath(AbstractPath):
         return self.base.draw(num, key=key)
 
 
+def known_edges(*energies: Any) -> list[np.ndarray] | None:
+    """Edges of each energy; None inside a compiled function that they are arguments of."""
+    try:
+        return [np.asarray(energy.edges) for energy in energies]
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
 def starts_from(space: Any, base: AbstractEnergy) -> bool:
     """Whether `base` has independent sites on the two-valued `space`: a `PairwisePath` exists."""
     return (

@@ -136,6 +136,18 @@ class BoltzmannMachine(AbstractColouredEnergy, AbstractPairwise, AbstractTiltabl
         new = jax.lax.fori_loop(0, units, redraw, x.T).T
         return new, self.ensemble_log_density(new)
 
+    def merged(self, other):
+        """The machine whose couplings and fields are the sums of both."""
+        if not isinstance(other, BoltzmannMachine) or other.space != self.space:
+            return None
+        both = self.couplings + other.couplings, self.fields + other.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, both)
+
+    def tempered(self, beta) -> "BoltzmannMachine":
+        """βE: couplings βJ and fields βh."""
+        scaled = beta * self.couplings, beta * self.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
+
     def tilt(self, field) -> "BoltzmannMachine":
         """The machine with f(x) + field·x: the exact posterior of x under independent flips.
 

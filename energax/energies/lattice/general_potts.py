@@ -138,6 +138,12 @@ class GeneralPotts(AbstractColouredEnergy, AbstractTiltable):
         """
         return self._like(self.couplings, self.fields + field)
 
+    def merged(self, other):
+        """The model whose tables and fields are the sums of both."""
+        if not isinstance(other, GeneralPotts) or other.space != self.space:
+            return None
+        return self._like(self.couplings + other.couplings, self.fields + other.fields)
+
     def tempered(self, beta) -> "GeneralPotts":
         """βE: couplings βJ and fields βh."""
         return self._like(beta * self.couplings, beta * self.fields)

@@ -208,6 +208,19 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractPairwise, Abstrac
         field = field.reshape(-1) if field.shape == self.space.shape else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
 
+    def merged(self, other):
+        """The model on the edges of both, with the sums of couplings and fields."""
+        if not isinstance(other, Ising) or other.space != self.space:
+            return None
+        both = _base.known_edges(self, other)
+        if both is None:
+            return None
+        edges = np.sort(np.concatenate(both), axis=1)
+        edges, place = np.unique(edges, axis=0, return_inverse=True)
+        couplings = jnp.concatenate([self.couplings, other.couplings])
+        couplings = jnp.zeros(len(edges)).at[place.reshape(-1)].add(couplings)
+        return Ising(edges, couplings, self.fields + other.fields, space=self.space)
+
     def tempered(self, beta) -> "Ising":
         """βE: couplings βJ and fields βh."""
         scaled = beta * self.couplings, beta * self.fields

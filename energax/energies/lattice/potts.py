@@ -9,11 +9,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from energax.energies._base import AbstractBondEnergy, AbstractTiltable, broadcast
 from energax.energies.lattice import _base
-from energax.energies.lattice._base import grid_edges, is_dense, make_graph, pair_matrix
+from energax.energies.lattice._base import (
+    grid_edges,
+    is_dense,
+    known_edges,
+    make_graph,
+    pair_matrix,
+)
 from energax.spaces import Categorical
 
 
@@ -192,6 +199,16 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
         field = jnp.asarray(field)
         field = field.reshape(self.fields.shape) if field.ndim else field
         return eqx.tree_at(lambda e: e.fields, self, self.fields + field)
+
+    def merged(self, other):
+        """The model with the sums of couplings and fields, where both have the same edges."""
+        if not isinstance(other, Potts) or other.space != self.space:
+            return None
+        edges = known_edges(self, other)
+        if edges is None or not np.array_equal(*edges):
+            return None
+        both = self.couplings + other.couplings, self.fields + other.fields
+        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, both)
 
     def tempered(self, beta) -> "Potts":
         """βE: couplings βJ and fields βh."""

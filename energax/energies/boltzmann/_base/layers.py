@@ -62,6 +62,9 @@ class SoftmaxUnits(AbstractUnits):
     def pulled(self, field):
         return self._like(self.values + field.reshape(self.values.shape))
 
+    def joined(self, other):
+        return self.pulled(other.bias) if isinstance(other, SoftmaxUnits) else None
+
     def field_of(self, slope):
         if self.space.encoding == "index":
             raise TypeError(
@@ -134,6 +137,9 @@ class ReplicatedSoftmaxUnits(AbstractUnits):
 
     def pulled(self, field):
         return ReplicatedSoftmaxUnits(self.bias + field, self.space.num_sites)
+
+    def joined(self, other):
+        return self.pulled(other.bias) if isinstance(other, ReplicatedSoftmaxUnits) else None
 
     def field_of(self, slope):
         raise TypeError(f"words of {self.space} are numbers without order: no field acts on them")
@@ -208,6 +214,12 @@ class RecordUnits(AbstractUnits):
     def mixed(self, start, beta):
         mixed = {name: part.mixed(start.parts[name], beta) for name, part in self.parts.items()}
         return RecordUnits(mixed)
+
+    def joined(self, other):
+        if not isinstance(other, RecordUnits):
+            return None
+        parts = {name: part.joined(other.parts[name]) for name, part in self.parts.items()}
+        return None if None in parts.values() else RecordUnits(parts)  # type: ignore[arg-type]
 
     def pulled(self, field):
         fields = self._split(field)

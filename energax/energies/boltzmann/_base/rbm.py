@@ -115,6 +115,17 @@ class AbstractRBM(AbstractBipartiteEnergy, AbstractTiltable):
         visible = self.visible.pulled(self.visible.field_of(field))
         return self.replaced(self.weight, visible, self.hidden)
 
+    def merged(self, other):
+        """The RBM of all hidden units of both, where the layers are of the same kinds and own(v) is
+        linear in the features: bits, spins, categories and documents."""
+        if not isinstance(other, AbstractRBM) or other.space != self.space:
+            return None
+        visible, hidden = self.visible.joined(other.visible), self.hidden.beside(other.hidden)
+        if visible is None or hidden is None:
+            return None
+        weight = jnp.concatenate([self.weight, other.weight], axis=1)
+        return self.replaced(weight, visible, hidden)
+
     def restrict(self, conditional):
         """The RBM of the free units; what the given ones tell the hidden units joins their bias."""
         visible, index, given = self.visible.restrict(conditional)

@@ -67,6 +67,10 @@ class AbstractUnits(eqx.Module):
     def pulled(self, field: Float[Array, " features"]) -> "AbstractUnits":
         """Units with own(x) + field·φ(x), up to a constant."""
 
+    def joined(self, other: "AbstractUnits") -> "AbstractUnits | None":
+        """Units with own(x) + own_other(x) and the same features; None where there are none."""
+        return None
+
     @abstractmethod
     def field_of(self, slope: Any) -> Float[Array, " features"]:
         """The field with field·φ(x) = ⟨slope, x⟩ + constant, `slope` of the shape of x.
@@ -117,6 +121,10 @@ class AbstractScalarUnits(AbstractUnits):
     def scaled(self, factor) -> "AbstractScalarUnits":
         """The same `log_partition` as a function of the field, the bias `factor` times as large."""
 
+    def beside(self, other: "AbstractScalarUnits") -> "AbstractScalarUnits | None":
+        """These units and then the `other`, as one layer; None if they are of different kinds."""
+        return None
+
     @abstractmethod
     def mean(self, field: Float[Array, "... units"]) -> Float[Array, "... units"]:
         """E[x] given the field."""
@@ -149,6 +157,11 @@ class AbstractBiasedUnits(AbstractScalarUnits):
     def pulled(self, field):
         return type(self)(self.bias + field)
 
+    def beside(self, other):
+        if type(other) is not type(self):
+            return None
+        return type(self)(jnp.concatenate([self.bias, other.bias]))
+
     def field_of(self, slope):
         return jnp.broadcast_to(slope, self.bias.shape)
 
@@ -169,6 +182,9 @@ class BernoulliUnits(AbstractBiasedUnits):
 
     def own(self, x):
         return x @ self.bias
+
+    def joined(self, other):
+        return self.pulled(other.bias) if isinstance(other, BernoulliUnits) else None
 
     def log_partition(self, field):
         return jnp.sum(softplus(field), axis=-1)
@@ -200,6 +216,9 @@ class SpinUnits(AbstractBiasedUnits):
 
     def own(self, x):
         return x @ self.bias
+
+    def joined(self, other):
+        return self.pulled(other.bias) if isinstance(other, SpinUnits) else None
 
     def log_partition(self, field):
         return jnp.sum(softplus(2 * field) - field, axis=-1)
