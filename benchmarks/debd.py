@@ -1,0 +1,202 @@
+"""How likely are held-out rows of four binary tables under the best Boltzmann machine for them?
+
+Candidates are trained on `train` and stopped by `valid`; the best on `valid` is asked once about
+`test`. The data (nltcs, plants, mushrooms, dna) come by `--data DIR` and are named where absent.
+"""
+
+import dataclasses
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from benchmarks._timing import Options, Report, Timing, isolated, say
+
+PUBLISHED = {
+    "nltcs": {"Chow-Liu": -6.759, "ACMN": -6.00},
+    "plants": {"Chow-Liu": -16.524, "ACMN": -12.80},
+    "mushrooms": {"Chow-Liu": -20.960, "RBM-23": -15.15, "NADE": -9.81},
+    "dna": {"Chow-Liu": -87.669, "RBM-23": -96.74, "NADE": -84.81, "ACMN": -80.03},
+}
+TO_REACH = {"nltcs": -6.00, "plants": -12.5, "mushrooms": -9.5, "dna": -81.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """`kind`: "rbm", centred, by `hidden` units, exact likelihood where 2^16 states hold it, else
+    persistent chains; or "pairs", all couplings by pseudo-likelihood. `l1`, `l2`: per weight."""
+
+    kind: str
+    hidden: int = 0
+    l1: float = 0.0
+    l2: float = 0.0
+    rate: float = 0.01
+    steps: int = 10_000
+    chain_steps: int = 5
+
+    def __str__(self) -> str:
+        what = f"RBM, {self.hidden} hidden" if self.kind == "rbm" else "all pairs"
+        return what + "".join(
+            f", {name} {value:g}" for name, value in (("L1", self.l1), ("L2", self.l2)) if value
+        )
+
+
+CANDIDATES = {
+    "nltcs": [Candidate("rbm", 50, l2=l2, steps=5000) for l2 in (0.0, 1e-4)],
+    "plants": [
+        Candidate("rbm", hidden, l2=l2, rate=2e-3, steps=30_000)
+        for hidden, l2 in ((200, 1e-4), (500, 1e-4), (500, 5e-4))
+    ],
+    "mushrooms": [
+        Candidate("rbm", hidden, l2=l2, rate=2e-3, steps=20_000)
+        for hidden, l2 in ((100, 1e-3), (300, 1e-3), (300, 3e-3))
+    ],
+    "dna": [Candidate("pairs", l1=l1) for l1 in (3e-3, 5e-3, 8e-3)]
+    + [Candidate("rbm", 100, l2=l2, rate=2e-3, steps=10_000) for l2 in (1e-2, 3e-2)],
+}
+BATCH, CHAINS, AVERAGE = 100, 100, 0.999
+
+
+def run(options: Options) -> Report:
+    timings, limits, notes = [], [], []
+    folder = None if options.data is None else options.data.resolve() / "debd"
+    if folder is None:
+        notes.append("No data: give the folder by --data DIR.")
+    for name in PUBLISHED if folder is not None else ():
+        if not (folder / f"{name}.npz").exists():
+            notes.append(f"debd/{name}.npz is not in {options.data}: left out.")
+            continue
+        _one(name, str(folder / f"{name}.npz"), options, timings, limits, notes)
+    return Report(
+        name="debd",
+        question="Mean log-likelihood of held-out rows, nats a row: the candidate that is best on "
+        "`valid`, asked once about `test`. The interval is of log Z and of the rows (95 %).",
+        timings=timings,
+        ratios=[],
+        limits=limits,
+        notes=notes,
+    )
+
+
+def _one(name: str, file: str, options: Options, timings, limits, notes) -> None:
+    candidates = CANDIDATES[name][:1] if options.quick else CANDIDATES[name]
+    began, found = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, candidate in enumerate(candidates):
+            settings = dataclasses.asdict(candidate)
+            settings |= {"steps": min(candidate.steps, 300)} if options.quick else {}
+            arguments = {"file": file, "settings": settings, "out": f"{folder}/{i}"}
+            one = isolated("benchmarks.debd:train", arguments, options.threads)
+            timings.append(
+                Timing(f"{name}: {candidate}", 0.0, [one["wall"]], [one["cpu"]], one["peak"])
+            )
+            line = f"{name}: {candidate}: valid {one['valid']:.3f} ± {one['std_err']:.3f} (log Z)"
+            line += f" after {one['steps']:,} steps" + (f"; {one['why']}" if one["why"] else "")
+            say(line)
+            notes.append(line)
+            found.append(one)
+        usable = [i for i, one in enumerate(found) if one["reliable"]]
+        if not usable:
+            notes.append(f"{name}: no candidate has a log Z to be trusted: nothing asked of test")
+            limits.append((f"{name}: candidates without a trusted log Z", len(found), 0.0))
+            return
+        best = max(usable, key=lambda i: found[i]["valid"])
+        arguments = {"file": file, "out": f"{folder}/{best}"}
+        test = isolated("benchmarks.debd:test", arguments, options.threads)
+    minutes = (time.perf_counter() - began) / 60
+    published = ", ".join(f"{k} {v:.2f}" for k, v in PUBLISHED[name].items())
+    notes.append(
+        f"{name}: OURS {test['value']:.3f} [{test['lower']:.3f}, {test['upper']:.3f}] "
+        f"({candidates[best]}; log Z ± {test['log_z_std_err']:.3f}, {test['method']}, "
+        f"{'reliable' if test['reliable'] else 'UNRELIABLE'}); published: {published}; to reach "
+        f"{TO_REACH[name]:g}; {minutes:.1f} minutes for all candidates"
+    )
+    short = max(0.0, TO_REACH[name] - test["value"])
+    limits.append((f"{name}: nats short of {TO_REACH[name]:g}", short, 0.0))
+
+
+def train(file: str, settings: dict[str, Any], out: str) -> dict:
+    """One candidate, written to the folder `out`, and its likelihood of `valid`."""
+    import energax as ex
+
+    candidate = Candidate(**settings)
+    train, valid = _rows(file, "train"), _rows(file, "valid")
+    warnings.simplefilter("ignore")
+    wall, cpu = time.perf_counter(), time.process_time()
+    if candidate.kind == "pairs":
+        fit = _pairs(candidate, train)
+        energy = fit.energy
+    else:
+        fit = _rbm(candidate, train, valid)
+        energy = fit.energy.plain
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    dataclasses.replace(fit, energy=energy).save(out)
+    z = ex.log_z(energy, key=ex.random.key(1))
+    score = ex.score_samples(energy, valid, key=ex.random.key(1), log_z=z).mean()
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "valid": float(score.value),
+        "std_err": float(score.log_z_std_err),
+        "reliable": bool(score.reliable),
+        "steps": fit.num_steps,
+        "why": "; ".join([*fit.reasons, *z.reasons]),
+    }
+
+
+def test(file: str, out: str) -> dict:
+    """The likelihood of `test` under the model in the folder `out`."""
+    import energax as ex
+
+    energy = ex.load(out).energy
+    z = ex.log_z(energy, key=ex.random.key(2))
+    score = ex.score_samples(energy, _rows(file, "test"), key=ex.random.key(2), log_z=z).mean()
+    return {
+        "value": float(score.value),
+        "lower": float(score.lower),
+        "upper": float(score.upper),
+        "log_z_std_err": float(score.log_z_std_err),
+        "reliable": bool(score.reliable),
+        "method": z.method,
+    }
+
+
+def _pairs(candidate: Candidate, train: np.ndarray):
+    import energax as ex
+
+    start = ex.energies.BoltzmannMachine.zeros(ex.Binary((train.shape[1],)), train)
+    objective = ex.objectives.PseudoLikelihood()
+    objective = ex.objectives.Penalised(objective, l1=candidate.l1, l2=candidate.l2)
+    return ex.fit(start, train, objective, key=ex.random.key(0), optimizer="lbfgs")
+
+
+def _rbm(candidate: Candidate, train: np.ndarray, valid: np.ndarray):
+    import energax as ex
+
+    key = ex.random.key(0)
+    columns = train.shape[1]
+    start = ex.energies.BernoulliRBM.random(columns, candidate.hidden, key=key, data=train)
+    exact = min(columns, candidate.hidden) <= 16
+    objective: Any = ex.objectives.MaximumLikelihood()
+    if not exact:
+        objective = ex.objectives.PersistentCD(candidate.chain_steps, CHAINS)
+    if candidate.l1 or candidate.l2:
+        objective = ex.objectives.Penalised(objective, l1=candidate.l1, l2=candidate.l2)
+    return ex.fit(
+        ex.energies.CentredRBM.of(start, train),
+        train,
+        objective,
+        key=ex.random.key(0),
+        num_steps=candidate.steps,
+        batch_size=500 if exact else BATCH,
+        learning_rate=candidate.rate,
+        average=AVERAGE,
+        early_stopping=ex.EarlyStopping(valid, patience=15),
+    )
+
+
+def _rows(file: str, part: str) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as saved:
+        return saved[part].astype(np.float32)

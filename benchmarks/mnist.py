@@ -1,0 +1,179 @@
+"""How good do Boltzmann machines of MNIST get within an hour on this machine?
+
+An RBM and a deep Boltzmann machine of the binarised digits (Larochelle's split) by likelihood, and
+an RBM's features of the grey digits by the error of a logistic regression on them. The data come by
+`--data DIR` and are named where absent.
+"""
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._timing import Options, Report, Timing, isolated, say
+
+HIDDEN, DEEP, FEATURES = 500, (500, 1000), 1000
+MINUTES = 55.0  # of training, by the clock; log Z comes after
+BATCH, CHAINS, AVERAGE = 100, 100, 0.9995
+BINARISED, GREY = "binarized_mnist_larochelle_packed.npz", "mnist.npz"
+JOBS = {
+    # name: (file, what is measured, to reach, published)
+    "rbm": (BINARISED, "test log-likelihood, nats", -84.5, "RBM, CD-25: -86.34"),
+    "dbm": (BINARISED, "bound on the test log-likelihood, nats", -84.0, "DBM: -84.62"),
+    "features": (GREY, "test error, %", 2.5, "logistic regression on pixels: about 7.5"),
+}
+
+
+def run(options: Options) -> Report:
+    timings, limits, notes = [], [], []
+    if options.data is None:
+        notes.append("No data: give the folder by --data DIR.")
+    for name, (file, what, goal, published) in JOBS.items() if options.data else ():
+        if not (options.data / file).exists():
+            notes.append(f"{file} is not in {options.data}: {name} left out.")
+            continue
+        arguments = {"folder": str(options.data.resolve()), "minutes": MINUTES}
+        arguments["minutes"] = 0.5 if options.quick else MINUTES
+        found = isolated(f"benchmarks.mnist:{name}", arguments, options.threads)
+        wall, cpu = found["training"]
+        timings.append(Timing(f"{name}, training", 0.0, [wall], [cpu], found["peak"]))
+        line = (
+            f"{name}: OURS {found['value']:.2f} [{found['lower']:.2f}, {found['upper']:.2f}] "
+            f"{what}; published: {published}; to reach {goal:g}; {wall / 60:.1f} minutes of "
+            f"training; {found['text']}"
+        )
+        say(line)
+        notes.append(line)
+        short = found["value"] - goal if name == "features" else goal - found["value"]
+        limits.append((f"{name}: short of {goal:g}", max(0.0, short), 0.0))
+    return Report(
+        name="mnist",
+        question=f"Boltzmann machines of MNIST after {MINUTES:g} minutes of training each: an RBM "
+        f"of {HIDDEN} hidden units, a DBM of {DEEP[0]} and {DEEP[1]}, and {FEATURES} features.",
+        timings=timings,
+        ratios=[],
+        limits=limits,
+        notes=notes,
+    )
+
+
+def rbm(folder: str, minutes: float) -> dict:
+    """Persistent chains in centred parameters; averaged weights; log Z by annealing both ways."""
+    import energax as ex
+
+    rows, test = _binarised(folder)
+    start = ex.energies.BernoulliRBM.random(784, HIDDEN, key=ex.random.key(0), data=rows)
+    centred = ex.energies.CentredRBM.of(start, rows)
+    objective = ex.objectives.PersistentCD(num_steps=5, num_chains=CHAINS)
+    fit, spent = _train(centred, rows, objective, minutes, learning_rate=1e-3)
+    energy = fit.energy.plain
+    z = ex.log_z(energy, key=ex.random.key(1))
+    score = ex.score_samples(energy, test, key=ex.random.key(1), log_z=z).mean()
+    return _likelihood(score, z, fit, spent)
+
+
+def dbm(folder: str, minutes: float) -> dict:
+    """Layer by layer for a quarter of the time, then all of it by mean-field PCD."""
+    import energax as ex
+
+    rows, test = _binarised(folder)
+    wall, cpu = time.perf_counter(), time.process_time()
+    energy = ex.pretrain(
+        rows,
+        DEEP,
+        key=ex.random.key(0),
+        num_epochs=100,
+        batch_size=BATCH,
+        learning_rate=1e-3,
+        max_seconds=60 * minutes / 8,
+    )
+    begun = time.perf_counter() - wall, time.process_time() - cpu
+    objective = ex.objectives.MeanFieldPCD(num_steps=5, num_chains=CHAINS)
+    left = minutes - begun[0] / 60
+    fit, spent = _train(energy, rows, objective, left, learning_rate=5e-4)
+    z = ex.log_z(fit.energy, key=ex.random.key(1))
+    bound = ex.variational_bound(fit.energy, test, key=ex.random.key(1), log_z=z).mean()
+    spent = spent[0] + begun[0], spent[1] + begun[1]
+    return _likelihood(bound, z, fit, spent)
+
+
+def features(folder: str, minutes: float) -> dict:
+    """Hidden means of an RBM of grey digits, as bits drawn anew, and a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    import energax as ex
+
+    with np.load(Path(folder) / GREY) as saved:
+        data = {name: saved[name] for name in saved.files}
+    train, test = (data[f"x_{part}"].reshape(-1, 784) / 255.0 for part in ("train", "test"))
+    bits = (np.random.default_rng(0).random(train.shape) < train).astype(np.float32)
+    start = ex.energies.BernoulliRBM.random(784, FEATURES, key=ex.random.key(0), data=bits)
+    centred = ex.energies.CentredRBM.of(start, bits)
+    objective = ex.objectives.PersistentCD(num_steps=1, num_chains=CHAINS)
+    fit, spent = _train(centred, bits, objective, minutes / 5, learning_rate=1e-3)
+    energy = fit.energy.plain
+    error = {}
+    for name, of in (("features", lambda x: np.asarray(energy.hidden_mean(x))), ("pixels", None)):
+        seen, asked = (x if of is None else of(x.astype(np.float32)) for x in (train, test))
+        learner = LogisticRegression(C=0.1 if of is None else 0.01, max_iter=200)
+        learner.fit(seen, data["y_train"])
+        error[name] = 100 * float(np.mean(learner.predict(asked) != data["y_test"]))
+    share = error["features"] / 100
+    margin = 196 * np.sqrt(share * (1 - share) / len(test))
+    return {
+        "training": spent,
+        "value": error["features"],
+        "lower": error["features"] - margin,
+        "upper": error["features"] + margin,
+        "text": f"raw pixels {error['pixels']:.2f} %; {fit.num_steps:,} steps; a logistic "
+        "regression for each, C = 0.01 and 0.1",
+    }
+
+
+def _train(
+    energy: Any, rows: np.ndarray, objective: Any, minutes: float, learning_rate: float
+) -> tuple[Any, tuple[float, float]]:
+    """A fit of as many steps as `minutes` take, and its (wall, CPU) seconds."""
+    import energax as ex
+
+    options = {"batch_size": BATCH, "learning_rate": learning_rate, "average": AVERAGE}
+    wall, cpu = time.perf_counter(), time.process_time()
+    tried = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=50, **options)
+    again = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=250, **options)
+    each = max((again.seconds - tried.seconds) / 200, again.seconds / 1000)
+    left = 60 * minutes - (time.perf_counter() - wall)
+    num_steps = max(100, int(0.95 * left / each))
+    warnings.simplefilter("ignore")
+    fit = ex.fit(
+        energy,
+        rows,
+        objective,
+        key=ex.random.key(0),
+        num_steps=num_steps,
+        max_seconds=max(left, 1.0),
+        **options,
+    )
+    return fit, (time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dict:
+    return {
+        "training": spent,
+        "value": float(score.value),
+        "lower": float(score.lower),
+        "upper": float(score.upper),
+        "text": f"log Z {z.value:.2f} ± {z.std_err:.2f} by {z.method}, "
+        f"{'reliable' if score.reliable else f'UNRELIABLE: {z.reasons}'}; {fit.num_steps:,} steps"
+        + (", cut short by the clock" if fit.time_limited else ""),
+    }
+
+
+def _binarised(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(Path(folder) / BINARISED) as saved:
+        rows, test = (
+            np.unpackbits(saved[name], axis=1)[:, :784].astype(np.float32)
+            for name in ("train", "test")
+        )
+    return rows, test
