@@ -37,6 +37,7 @@ from energax.energies.lattice import GeneralPotts as GeneralPotts
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
 from energax.energies.mixture import Mixture as Mixture
+from energax.energies.mixture import ModelMixture as ModelMixture
 from energax.energies.moments import Moments as Moments
 from energax.energies.neural import MLP as MLP
 from energax.energies.neural import ConvNet as ConvNet

@@ -1,4 +1,4 @@
-"""Mixtures of normalised energies."""
+"""Mixtures: of energies of known normaliser, and of models whose log Z was estimated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from energax import random
-from energax.energies._base import AbstractNormalised
+from energax.energies._base import AbstractEnergy, AbstractNormalised, Frozen, frozen
 from energax.spaces import AbstractSpace
 
 
@@ -38,17 +38,10 @@ class Mixture(AbstractNormalised):
             if not isinstance(component, AbstractNormalised):
                 raise TypeError(
                     "Mixture mixes energies whose log Z is known, got "
-                    f"{type(component).__name__}; give its normaliser, or use a product (+)"
+                    f"{type(component).__name__}; estimate it and take ModelMixture, or use a "
+                    "product (+)"
                 )
-        space = components[0].space
-        for component in components:
-            if type(component.space) is not type(space) or component.space.shape != space.shape:
-                raise ValueError(
-                    f"Mixture: components must share one space, got {space} and {component.space}"
-                )
-        weights = np.ones(len(components)) if weights is None else np.asarray(weights, float)
-        if weights.shape != (len(components),) or not (weights > 0).all():
-            raise ValueError(f"Mixture: expected {len(components)} positive weights, got {weights}")
+        space, weights = _checked("Mixture", components, weights)
         kinds: dict[Any, list[int]] = {}
         for i, component in enumerate(components):
             leaves, structure = jax.tree.flatten(component)
@@ -87,3 +80,79 @@ class Mixture(AbstractNormalised):
             first += size
         each = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
         return jax.tree.map(lambda a: a[which, jnp.arange(num)], each)
+
+
+class ModelMixture(AbstractEnergy):
+    """p(x) = Σ_k w_k p_k(x) of models whose log Z_k was found by `log_z`.
+
+    E(x) = −log Σ_k w_k exp(−E_k(x)) / Ẑ_k (Bishop 2006, eq. 9.7). Its own log Z is 0 up to the
+    errors of the Ẑ_k: `log_z` of it asks each component anew, by what suits that one, and `sample`
+    draws from each by its own sampler, w_k of the draws from component k. Nothing has to cross from
+    one component to another. What is trained is the components; the Ẑ_k then no longer hold.
+
+    **Arguments:** `components`: energies on one space. `log_z`: for each an answer of
+    `energax.log_z`, or a number that is taken as exact. `weights`: positive numbers, one a
+    component, brought to a sum of 1; None gives equal ones.
+
+    **Raises:** TypeError for a component that is no energy; ValueError where spaces or numbers of
+    weights do not fit, a weight is not positive, or a log Z is not finite.
+    """
+
+    components: tuple[AbstractEnergy, ...]
+    shares: Frozen
+
+    def __init__(self, components: Sequence[Any], log_z: Sequence[Any], weights: Any = None):
+        for component in components:
+            if not isinstance(component, AbstractEnergy):
+                raise TypeError(f"ModelMixture mixes energies, got {type(component).__name__}")
+        _, weights = _checked("ModelMixture", components, weights)
+        values = np.array([float(getattr(z, "value", z)) for z in log_z])
+        errors = np.array([float(getattr(z, "std_err", 0.0)) for z in log_z])
+        if values.shape != weights.shape or not np.isfinite(values).all():
+            raise ValueError(
+                f"ModelMixture: expected a finite log Z for each of {len(components)} components, "
+                f"got {values}"
+            )
+        self.components = tuple(components)
+        each = (np.log(weights / weights.sum()), values, errors)
+        self.shares = frozen(Shares(*(jnp.asarray(a, float) for a in each)))
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.components[0].space
+
+    @property
+    def log_offsets(self) -> Float[Array, " components"]:
+        """log w_k − log Ẑ_k."""
+        return self.shares.module.log_weights - self.shares.module.log_z
+
+    def component_log_densities(self, x) -> Float[Array, " components"]:
+        """log w_k − log Ẑ_k − E_k(x)."""
+        return self.log_offsets - jnp.stack([component(x) for component in self.components])
+
+    def __call__(self, x):
+        return -jax.nn.logsumexp(self.component_log_densities(x))
+
+
+class Shares(eqx.Module):
+    """log w_k, and log Ẑ_k with its standard error, of each component."""
+
+    log_weights: Float[Array, " components"]
+    log_z: Float[Array, " components"]
+    log_z_std_err: Float[Array, " components"]
+
+
+def _checked(name: str, components: Sequence[Any], weights: Any) -> tuple[AbstractSpace, Any]:
+    """(the space that all share, their weights)."""
+    if not components:
+        raise ValueError(f"{name}: expected at least one component, got none")
+    space = components[0].space
+    for component in components:
+        if type(component.space) is not type(space) or component.space.shape != space.shape:
+            raise ValueError(
+                f"{name}: components must share one space, got {space} and {component.space}"
+            )
+    weights = np.ones(len(components)) if weights is None else np.asarray(weights, float)
+    if weights.shape != (len(components),) or not (weights > 0).all():
+        raise ValueError(f"{name}: expected {len(components)} positive weights, got {weights}")
+    return space, weights

@@ -1,16 +1,19 @@
 """log_z(): the one function people call, and which method it takes."""
 
+import warnings
 from functools import partial
 
+import jax
 import numpy as np
 from jaxtyping import Array, Key
 
 from energax.energies._base import AbstractEnergy, AbstractNormalised, check_scalar
-from energax.partition._base import AbstractLogZMethod, Clock, answer
+from energax.energies.mixture import ModelMixture
+from energax.partition._base import AbstractLogZMethod, Clock, answer, log_sum_exp
 from energax.partition.estimated import AIS, SMC, Bridge, Tempering
 from energax.partition.exact import EXACT, exact_method, refusals
 from energax.random import as_key
-from energax.results import LogZ, Verdict
+from energax.results import LogZ, UnreliableResult, Verdict
 from energax.samplers.driver.starts import NoStart
 
 _ESTIMATES = {
@@ -31,7 +34,7 @@ def default_method(
     Exact: a known normaliser or a closed form; Kaufman's formula, transfer matrix or elimination
     for sums over pairs of sites (Ising, Potts); the smaller layer of an RBM summed, up to 2²⁴
     states; every state summed, up to 2²⁴; quadrature in up to three continuous coordinates;
-    products of independent parts that each have one of these.
+    products of independent parts that each have one of these. A `ModelMixture` asks its components.
 
     **Raises:** ValueError for an unknown name, or an exact method that does not fit, with its cost.
     """
@@ -45,6 +48,8 @@ def default_method(
     exact = exact_method(energy)
     if exact is not None:
         return exact
+    if method == "auto" and isinstance(energy, ModelMixture):
+        return Components()
     if method == "exact":
         raise ValueError(
             f"no exact method fits {type(energy).__name__} on {energy.space}:\n- "
@@ -52,6 +57,58 @@ def default_method(
             + "\nUse method='auto' for an estimate with error bars."
         )
     return AIS(base=base)
+
+
+class Components(AbstractLogZMethod):
+    """log Z of a `ModelMixture`, log Σ_k (w_k / Ẑ_k) Z_k, each Z_k by `log_z` of its component.
+
+    The errors are independent: std_err² = Σ_k r_k² std_err_k², r_k the component's share of the sum
+    (the delta method).
+    """
+
+    def cost(self, energy):
+        return np.inf
+
+    def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False):
+        if not isinstance(energy, ModelMixture):
+            raise TypeError(f"Components sums a ModelMixture, got {type(energy).__name__}")
+        clock, found = Clock(max_seconds), []
+        for i, component in enumerate(energy.components):
+            left = None
+            if max_seconds is not None:
+                left = max(clock.max_seconds - clock.seconds, 0.0) / (len(energy.components) - i)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnreliableResult)  # the whole says it
+                z = log_z(
+                    component,
+                    key=jax.random.fold_in(key, i),
+                    precision=precision,
+                    max_seconds=left,
+                    progress=progress,
+                )
+            clock.num_evaluations += z.num_evaluations
+            found.append(z)
+        each = np.asarray(energy.log_offsets, np.float64) + [z.value for z in found]
+        value = log_sum_exp(each)
+        share = np.exp(each - value)
+        std_err = float(np.sqrt(np.sum((share * [z.std_err for z in found]) ** 2)))
+        reasons = [
+            f"component {i} ({type(component).__name__}): {reason}"
+            for i, (component, z) in enumerate(zip(energy.components, found, strict=True))
+            for reason in z.reasons
+        ]
+        if std_err > precision:
+            reasons.append(f"the standard error is {std_err:.3g} nat, over precision={precision}")
+        return answer(
+            value,
+            std_err,
+            clock,
+            method="components: " + ", ".join(dict.fromkeys(z.method for z in found)),
+            reasons=reasons,
+            ess=min(z.ess for z in found),
+            time_limited=any(z.time_limited for z in found),
+            details={f"component {i}": z.value for i, z in enumerate(found)},
+        )
 
 
 def log_z(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from energax.energies._base import (
     Conditional,
     check_scalar,
 )
+from energax.energies.mixture import ModelMixture
 from energax.energies.reference import matched_base
 from energax.random import as_key
-from energax.results import Draws, Verdict
+from energax.results import Draws, UnreliableResult, Verdict
 from energax.samplers._base import AbstractSampler, is_real
 from energax.samplers.driver._base import Kept, pooled_moments
 from energax.samplers.driver.answer import complete, draw_exactly
 from energax.samplers.driver.choose import Job
+from energax.samplers.driver.pooled import pooled
 from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved, fingerprint
 from energax.samplers.driver.starts import initial_points
@@ -135,8 +138,9 @@ def sample(
     do not come nearer to agreeing give way to parallel tempering of the same kernel, unless
     `sampler`, `num_steps`, `num_warmup` or `checkpoint` is given; a mode that they were in and it
     never visits is told. An energy of known normaliser is drawn from exactly, without chains,
-    unless `sampler`, `initial` or `given` is given. Where there are several devices and they divide
-    the chains, each takes its share; the draws are the same.
+    unless `sampler`, `initial` or `given` is given, and a `ModelMixture` by its components, which
+    share the budget. Where there are several devices and they divide the chains, each takes its
+    share; the draws are the same.
 
     **Arguments:**
 
@@ -177,10 +181,14 @@ def sample(
         "max_seconds": math.inf if max_seconds is None else float(max_seconds),
         "start": start,
     }
+    fixed = (sampler, checkpoint, num_steps, num_warmup)
+    planned = all(option is None for option in fixed)
     with Progress("sampling", progress) as bar:
         if sampler is None and initial is None and isinstance(free, AbstractNormalised):
             draws = draw_exactly(free, max(num_samples, 1), num_chains, start, key=key)
-        elif sampler is None and checkpoint is None and num_steps is None and num_warmup is None:
+        elif planned and initial is None and isinstance(free, ModelMixture):
+            draws = _by_component(free, num_samples, limits, key=key)
+        elif planned:
             draws = _by_plan(free, num_samples, initial, limits, bar, key=key)
         else:
             sampler = default_sampler(free) if sampler is None else sampler
@@ -248,6 +256,33 @@ def _by_plan(
     job.earlier, job.max_evaluations = tuple(earlier), left
     draws = job.run(num_samples, initial, None, None, bar, key=jax.random.fold_in(key, 1))
     return dataclasses.replace(draws, num_evaluations=most - left + draws.num_evaluations)
+
+
+def _by_component(
+    energy: ModelMixture, num_samples: int, limits: dict[str, Any], *, key: Key[Array, ""]
+) -> Draws:
+    """Each component by its own sampler, w_k of the draws from component k."""
+    num_components = len(energy.components)
+    rng = np.random.default_rng(np.asarray(jax.random.bits(jax.random.fold_in(key, 0), (4,))))
+    log_weights = np.asarray(energy.shares.module.log_weights, np.float64)
+    weights = np.exp(log_weights) / np.exp(log_weights).sum()
+    counts = rng.multinomial(max(num_samples, 1), weights)
+    parts = []
+    for i, component in enumerate(energy.components):
+        left = limits["start"] + limits["max_seconds"] - time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableResult)  # the whole says it
+            draws = sample(
+                component,
+                max(int(counts[i]), 1),
+                key=jax.random.fold_in(key, 1 + i),
+                num_chains=limits["num_chains"],
+                max_evaluations=max(1, limits["max_evaluations"] // num_components),
+                max_seconds=None if math.isinf(left) else max(left, 0.0) / (num_components - i),
+            )
+        parts.append(draws)
+    seconds = time.perf_counter() - limits["start"]
+    return pooled(energy, parts, counts, limits["num_chains"], seconds, rng)
 
 
 def _check_counts(num_samples, num_chains, max_evaluations, num_warmup, num_steps) -> None:

@@ -193,6 +193,9 @@ EXAMPLES = {
         ],
         [0.3, 0.7],
     ),
+    energies.ModelMixture: lambda: energies.ModelMixture(
+        [normal(), base.Tempered(normal(), 0.5)], [0.4, -1.2], [0.3, 0.7]
+    ),
     energies.Gaussian: lambda: energies.Gaussian(
         spaces.Real((2,)), [0.3, -1.0], cholesky=[[0.5, 0.0], [0.7, 2.0]]
     ),
