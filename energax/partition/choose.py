@@ -63,11 +63,13 @@ class Components(AbstractLogZMethod):
     """log Z of a `ModelMixture`, log Σ_k (w_k / Ẑ_k) Z_k, each Z_k by `log_z` of its component.
 
     The errors are independent: std_err² = Σ_k r_k² std_err_k², r_k the component's share of the sum
-    (the delta method).
+    (the delta method; Owen 2013, section 2.7).
     """
 
     def cost(self, energy):
-        return np.inf
+        if not isinstance(energy, ModelMixture):
+            return np.inf
+        return sum(default_method(component).cost(component) for component in energy.components)
 
     def run(self, energy, *, key, precision=0.25, max_seconds=None, progress=False):
         if not isinstance(energy, ModelMixture):

@@ -22,6 +22,7 @@ from energax.energies.exponential_family import (
     Poisson,
 )
 from energax.partition import estimated, exact, quadrature
+from energax.partition.choose import Components
 from energax.tasks.denoise import Posterior
 from energax.tasks.impute import Clamped, ClampedLayers
 
@@ -316,6 +317,11 @@ EXAMPLES = {
         quadrature.Quadrature(),
         normal(),
         1.5 * float(np.log(np.pi / 0.7)),
+    ),
+    Components: lambda: (
+        Components(),
+        energies.ModelMixture([rbm(), rbm()], [0.4, -1.2], [0.3, 0.7]),
+        truth(rbm()) + float(np.log(0.3 * np.exp(-0.4) + 0.7 * np.exp(1.2))),
     ),
     estimated.AIS: with_truth(estimated.AIS, finite),
     estimated.Bridge: with_truth(estimated.Bridge, finite),
