@@ -33,6 +33,9 @@ class CentredRBM(AbstractRBM):
     free: AbstractRBM
     offsets: Frozen
 
+    def __init__(self, free: AbstractRBM, offsets: Frozen):
+        self.free, self.offsets = free, offsets
+
     @staticmethod
     def of(rbm: AbstractRBM, data: Any) -> "CentredRBM":
         """`rbm`, the same distribution, measured from its layers' means on `data` (rows, *event).

@@ -205,7 +205,7 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
         if not isinstance(other, Potts) or other.space != self.space:
             return None
         edges = known_edges(self, other)
-        if edges is None or not np.array_equal(*edges):
+        if edges is None or not np.array_equal(edges[0], edges[1]):
             return None
         both = self.couplings + other.couplings, self.fields + other.fields
         return eqx.tree_at(lambda e: (e.couplings, e.fields), self, both)
