@@ -82,7 +82,8 @@ class CentredRBM(AbstractRBM):
         return self.free.replaced(weight, visible, hidden)
 
     def with_space(self, space):
-        return CentredRBM(self.free.with_space(space), self.offsets)
+        free: Any = self.free.with_space(space)
+        return CentredRBM(free, self.offsets)
 
 
 def _shifted(rbm: AbstractRBM, offsets: Offsets, sign: float) -> AbstractRBM:
