@@ -430,7 +430,7 @@ def test_divergences_are_told():
 def test_one_chain_cannot_be_reliable():
     draws = quiet(NORMAL, 100, key=random.key(0), num_chains=1)
     assert any("only one chain" in r for r in draws.reasons)
-    assert draws.num_evaluations < 400_000  # no waste: nothing else is wrong
+    assert draws.num_evaluations < 500_000  # no waste: most of it is the search for starts
 
 
 def test_budget_and_time_are_kept_and_told():
