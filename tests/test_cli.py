@@ -79,6 +79,7 @@ def test_every_command_on_a_run(trained, capsys):
     ask("report", run_dir, "--out", trained / "report.html")
     page = (trained / "report.html").read_text()
     assert page.count("<img") >= 4 and not re.search(r'(src|href)="https?:', page)
+    assert "What the hidden units see" in page and "6 hidden units" in page
 
 
 def test_equal_seeds_give_equal_draws(trained, capsys):

@@ -7,6 +7,7 @@ from energax.energies._base import Product as Product
 from energax.energies._base import Tempered as Tempered
 from energax.energies._base import frozen as frozen
 from energax.energies.boltzmann import RBM as RBM
+from energax.energies.boltzmann import AbstractRBM as AbstractRBM
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
 from energax.energies.boltzmann import BernoulliUnits as BernoulliUnits
 from energax.energies.boltzmann import CentredRBM as CentredRBM

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from energax import partition, samplers, spaces, tasks
+from energax.energies import AbstractRBM
 from energax.energies._base import AbstractEnergy
 from energax.report import figures
 from energax.report._base import Figure, Page
@@ -58,6 +59,8 @@ def write_run_report(
     draws = samplers.sample(energy, 1000, key=next(keys))
     reasons += [f"samples: {reason}" for reason in draws.reasons]
     _samples_section(page, energy, draws, train, test)
+    if isinstance(energy, AbstractRBM):
+        _hidden_section(page, energy, train)
     z = partition.log_z(energy, key=next(keys))
     reasons += [f"log Z: {reason}" for reason in z.reasons]
     if len(test):
@@ -97,6 +100,21 @@ def _samples_section(page: Page, energy: AbstractEnergy, draws, train, test) -> 
             _verdict(draws),
         ],
         figures=shown,
+    )
+
+
+def _hidden_section(page: Page, energy: AbstractRBM, train) -> None:
+    rows = jax.tree.map(lambda a: a[:_MOST_ROWS], train)
+    mean = np.asarray(tasks.features(energy, rows), np.float64)
+    still = int((mean.std(axis=0) < 0.01 * max(float(mean.std()), 1e-12)).sum())
+    page.section(
+        "What the hidden units see",
+        text=[
+            f"{mean.shape[1]} hidden units, {still} of them the same on all training rows",
+            f"mean activity {mean.mean():.3g}, of single units from {mean.mean(0).min():.3g} to "
+            f"{mean.mean(0).max():.3g}",
+        ],
+        figures=[figures.filters(np.asarray(energy.weight))],
     )
 
 

@@ -173,6 +173,27 @@ def coordinate_histograms(train: np.ndarray, draws: np.ndarray, most: int = 8) -
     return _png(canvas, f"marginals of the first {columns} columns: data against draws")
 
 
+def filters(weight: np.ndarray, most: int = 40) -> Figure:
+    """Weights (features, hidden) of the units whose weights are largest, as images where they are
+    some, else as one table; blue below 0, red above."""
+    order = np.argsort(-np.linalg.norm(weight, axis=0))[:most]
+    rows, size = weight.T[order], max(float(np.abs(weight).max()), 1e-30)
+    options = {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+    images = as_images(rows)
+    if images is None:
+        canvas, axes = _new()
+        axes[0, 0].imshow(rows, aspect="auto", interpolation="nearest", **options)
+        axes[0, 0].set_xlabel("feature of the visible layer")
+        axes[0, 0].set_ylabel("hidden unit")
+    else:
+        canvas, axes = _new(10, num_rows=-(-len(images) // 10), height=0.95)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, image in zip(axes.flat, images, strict=False):
+            ax.imshow(image, **options)
+    return _png(canvas, f"weights of the {len(rows)} hidden units with the largest, blue below 0")
+
+
 def as_images(rows: Any) -> np.ndarray | None:
     """Rows as grey images where their shape allows: (num, h, w), or flat squares of 16 or more."""
     rows = np.asarray(rows)

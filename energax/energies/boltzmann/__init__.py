@@ -2,6 +2,7 @@
 
 from energax.energies.boltzmann._base import (
     RBM,
+    AbstractRBM,
     AnnealedRBM,
     BernoulliUnits,
     CountUnits,
@@ -19,6 +20,7 @@ from energax.energies.boltzmann.deep import DeepBoltzmannMachine, TiedRBM
 
 __all__ = [
     "RBM",
+    "AbstractRBM",
     "AnnealedRBM",
     "BernoulliRBM",
     "BernoulliUnits",

@@ -23,7 +23,6 @@ from energax.energies._base import (
     broadcast,
 )
 from energax.energies.lattice._base import PairwisePath, starts_from
-from energax.energies.moments import Moments
 from energax.spaces import AbstractSpace, Binary, Spin
 
 
@@ -83,9 +82,8 @@ class BoltzmannMachine(AbstractColouredEnergy, AbstractPairwise, AbstractTiltabl
         """
         fields = np.zeros(space.num_sites)
         if data is not None:
-            if isinstance(data, Moments):
-                log_odds = data.log_odds
-            else:
+            log_odds = getattr(data, "log_odds", None)  # of Moments
+            if log_odds is None:
                 rows = space.validate(data, batch=True, name="data")
                 log_odds = np.diff(base_rates(rows > 0, 2))[:, 0]
             fields = log_odds / 2 if isinstance(space, Spin) else log_odds
