@@ -11,6 +11,7 @@ from energax.objectives.contrastive_divergence import (
 from energax.objectives.discrete import MinimumProbabilityFlow, PseudoLikelihood, RatioMatching
 from energax.objectives.likelihood import MaximumLikelihood
 from energax.objectives.penalised import Penalised
+from energax.objectives.sparse import SparseHidden
 
 __all__ = [
     "AbstractObjective",
@@ -23,5 +24,6 @@ __all__ = [
     "PersistentCD",
     "PseudoLikelihood",
     "RatioMatching",
+    "SparseHidden",
     "default_objective",
 ]

@@ -289,6 +289,11 @@ EXAMPLES = {
         binary_rows(),
     ),
     objectives.RatioMatching: lambda: (objectives.RatioMatching(), rbm(), binary_rows()),
+    objectives.SparseHidden: lambda: (
+        objectives.SparseHidden(objectives.PersistentCD(num_chains=8), target=0.2, strength=0.3),
+        rbm(),
+        binary_rows(),
+    ),
     objectives.Penalised: lambda: (
         objectives.Penalised(objectives.PseudoLikelihood(), l1=0.1, l2=0.2, where=("weight",)),
         rbm(),
