@@ -251,6 +251,12 @@ def _called(setup: str, arguments: dict[str, Any], environment: dict[str, str]) 
     return found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+def clock() -> Callable[[], tuple[float, float]]:
+    """A function that tells the (wall, CPU) seconds of this process since now."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    return lambda: (time.perf_counter() - wall, time.process_time() - cpu)
+
+
 def machine() -> dict[str, Any]:
     """The machine and what else it was doing."""
     model = platform.processor() or platform.machine()

@@ -6,13 +6,13 @@ Candidates are trained on `train` and stopped by `valid`; the best on `valid` is
 
 import dataclasses
 import tempfile
-import time
 import warnings
 from typing import Any
 
 import numpy as np
 
-from benchmarks._timing import Options, Report, Timing, isolated, say
+from benchmarks._data import debd as rows
+from benchmarks._timing import Options, Report, Timing, clock, isolated, say
 
 PUBLISHED = {
     "nltcs": {"Chow-Liu": -6.759, "ACMN": -6.00},
@@ -82,7 +82,7 @@ def run(options: Options) -> Report:
 
 def _one(name: str, file: str, options: Options, timings, limits, notes) -> None:
     candidates = CANDIDATES[name][:1] if options.quick else CANDIDATES[name]
-    began, found = time.perf_counter(), []
+    spent, found = clock(), []
     with tempfile.TemporaryDirectory() as folder:
         for i, candidate in enumerate(candidates):
             settings = dataclasses.asdict(candidate)
@@ -105,7 +105,7 @@ def _one(name: str, file: str, options: Options, timings, limits, notes) -> None
         best = max(usable, key=lambda i: found[i]["valid"])
         arguments = {"file": file, "out": f"{folder}/{best}"}
         test = isolated("benchmarks.debd:test", arguments, options.threads)
-    minutes = (time.perf_counter() - began) / 60
+    minutes = spent()[0] / 60
     published = ", ".join(f"{k} {v:.2f}" for k, v in PUBLISHED[name].items())
     notes.append(
         f"{name}: OURS {test['value']:.3f} [{test['lower']:.3f}, {test['upper']:.3f}] "
@@ -122,16 +122,16 @@ def train(file: str, settings: dict[str, Any], out: str) -> dict:
     import energax as ex
 
     candidate = Candidate(**settings)
-    train, valid = _rows(file, "train"), _rows(file, "valid")
+    train, valid = rows(file, "train"), rows(file, "valid")
     warnings.simplefilter("ignore")
-    wall, cpu = time.perf_counter(), time.process_time()
+    spent = clock()
     if candidate.kind == "pairs":
         fit = _pairs(candidate, train)
         energy = fit.energy
     else:
         fit = _rbm(candidate, train, valid)
         energy = fit.energy.plain
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = spent()
     dataclasses.replace(fit, energy=energy).save(out)
     z = ex.log_z(energy, key=ex.random.key(1))
     score = ex.score_samples(energy, valid, key=ex.random.key(1), log_z=z).mean()
@@ -152,7 +152,7 @@ def test(file: str, out: str) -> dict:
 
     energy = ex.load(out).energy
     z = ex.log_z(energy, key=ex.random.key(2))
-    score = ex.score_samples(energy, _rows(file, "test"), key=ex.random.key(2), log_z=z).mean()
+    score = ex.score_samples(energy, rows(file, "test"), key=ex.random.key(2), log_z=z).mean()
     return {
         "value": float(score.value),
         "lower": float(score.lower),
@@ -195,8 +195,3 @@ def _rbm(candidate: Candidate, train: np.ndarray, valid: np.ndarray):
         average=AVERAGE,
         early_stopping=ex.EarlyStopping(valid, patience=15),
     )
-
-
-def _rows(file: str, part: str) -> np.ndarray:
-    with np.load(file, allow_pickle=False) as saved:
-        return saved[part].astype(np.float32)

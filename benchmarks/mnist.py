@@ -5,23 +5,23 @@ an RBM's features of the grey digits by the error of a logistic regression on th
 `--data DIR` and are named where absent.
 """
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks._timing import Options, Report, Timing, isolated, say
+from benchmarks._data import BINARISED_MNIST, binarised_mnist
+from benchmarks._timing import Options, Report, Timing, clock, isolated, say
 
 HIDDEN, DEEP, FEATURES = 500, (500, 1000), 1000
 MINUTES = 55.0  # of training, by the clock; log Z comes after
 BATCH, CHAINS, AVERAGE = 100, 100, 0.9995
-BINARISED, GREY = "binarized_mnist_larochelle_packed.npz", "mnist.npz"
+GREY = "mnist.npz"
 JOBS = {
     # name: (file, what is measured, to reach, published)
-    "rbm": (BINARISED, "test log-likelihood, nats", -84.5, "RBM, CD-25: -86.34"),
-    "dbm": (BINARISED, "bound on the test log-likelihood, nats", -84.0, "DBM: -84.62"),
+    "rbm": (BINARISED_MNIST, "test log-likelihood, nats", -84.5, "RBM, CD-25: -86.34"),
+    "dbm": (BINARISED_MNIST, "bound on the test log-likelihood, nats", -84.0, "DBM: -84.62"),
     "features": (GREY, "test error, %", 2.5, "logistic regression on pixels: about 7.5"),
 }
 
@@ -34,8 +34,8 @@ def run(options: Options) -> Report:
         if not (options.data / file).exists():
             notes.append(f"{file} is not in {options.data}: {name} left out.")
             continue
-        arguments = {"folder": str(options.data.resolve()), "minutes": MINUTES}
-        arguments["minutes"] = 0.5 if options.quick else MINUTES
+        minutes = 0.5 if options.quick else MINUTES
+        arguments = {"folder": str(options.data.resolve()), "minutes": minutes}
         found = isolated(f"benchmarks.mnist:{name}", arguments, options.threads)
         wall, cpu = found["training"]
         timings.append(Timing(f"{name}, training", 0.0, [wall], [cpu], found["peak"]))
@@ -63,7 +63,7 @@ def rbm(folder: str, minutes: float) -> dict:
     """Persistent chains in centred parameters; averaged weights; log Z by annealing both ways."""
     import energax as ex
 
-    rows, test = _binarised(folder)
+    rows, test = binarised_mnist(folder)
     start = ex.energies.BernoulliRBM.random(784, HIDDEN, key=ex.random.key(0), data=rows)
     centred = ex.energies.CentredRBM.of(start, rows)
     objective = ex.objectives.PersistentCD(num_steps=5, num_chains=CHAINS)
@@ -78,8 +78,8 @@ def dbm(folder: str, minutes: float) -> dict:
     """Layer by layer for a quarter of the time, then all of it by mean-field PCD."""
     import energax as ex
 
-    rows, test = _binarised(folder)
-    wall, cpu = time.perf_counter(), time.process_time()
+    rows, test = binarised_mnist(folder)
+    spent = clock()
     energy = ex.pretrain(
         rows,
         DEEP,
@@ -89,14 +89,13 @@ def dbm(folder: str, minutes: float) -> dict:
         learning_rate=1e-3,
         max_seconds=60 * minutes / 8,
     )
-    begun = time.perf_counter() - wall, time.process_time() - cpu
+    begun = spent()
     objective = ex.objectives.MeanFieldPCD(num_steps=5, num_chains=CHAINS)
     left = minutes - begun[0] / 60
-    fit, spent = _train(energy, rows, objective, left, learning_rate=5e-4)
+    fit, rest = _train(energy, rows, objective, left, learning_rate=5e-4)
     z = ex.log_z(fit.energy, key=ex.random.key(1))
     bound = ex.variational_bound(fit.energy, test, key=ex.random.key(1), log_z=z).mean()
-    spent = spent[0] + begun[0], spent[1] + begun[1]
-    return _likelihood(bound, z, fit, spent)
+    return _likelihood(bound, z, fit, (begun[0] + rest[0], begun[1] + rest[1]))
 
 
 def features(folder: str, minutes: float) -> dict:
@@ -139,11 +138,11 @@ def _train(
     import energax as ex
 
     options = {"batch_size": BATCH, "learning_rate": learning_rate, "average": AVERAGE}
-    wall, cpu = time.perf_counter(), time.process_time()
+    spent = clock()
     tried = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=50, **options)
     again = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=250, **options)
     each = max((again.seconds - tried.seconds) / 200, again.seconds / 1000)
-    left = 60 * minutes - (time.perf_counter() - wall)
+    left = 60 * minutes - spent()[0]
     num_steps = max(100, int(0.95 * left / each))
     warnings.simplefilter("ignore")
     fit = ex.fit(
@@ -155,7 +154,7 @@ def _train(
         max_seconds=max(left, 1.0),
         **options,
     )
-    return fit, (time.perf_counter() - wall, time.process_time() - cpu)
+    return fit, spent()
 
 
 def _likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dict:
@@ -168,12 +167,3 @@ def _likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dic
         f"{'reliable' if score.reliable else f'UNRELIABLE: {z.reasons}'}; {fit.num_steps:,} steps"
         + (", cut short by the clock" if fit.time_limited else ""),
     }
-
-
-def _binarised(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(Path(folder) / BINARISED) as saved:
-        rows, test = (
-            np.unpackbits(saved[name], axis=1)[:, :784].astype(np.float32)
-            for name in ("train", "test")
-        )
-    return rows, test

@@ -4,13 +4,13 @@ the sum over all states on nltcs?
 Both take their data by `--data DIR` and say so where it is absent.
 """
 
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks._timing import Options, Report, Timing, isolated
+from benchmarks._data import BINARISED_MNIST, binarised_mnist, debd
+from benchmarks._timing import Options, Report, Timing, clock, isolated
 
 HIDDEN, EPOCHS = 500, 20
 SEEDS = 20
@@ -37,8 +37,8 @@ def run(options: Options) -> Report:
 
 
 def _mnist(folder, epochs, options, timings, limits, notes) -> None:
-    if not (Path(folder) / "binarized_mnist_larochelle_packed.npz").exists():
-        notes.append(f"binarized_mnist_larochelle_packed.npz is not in {folder}: left out.")
+    if not (Path(folder) / BINARISED_MNIST).exists():
+        notes.append(f"{BINARISED_MNIST} is not in {folder}: left out.")
         return
     arguments = {"folder": folder, "epochs": epochs}
     found = isolated("benchmarks.rbm_log_z:mnist", arguments, options.threads)
@@ -70,20 +70,16 @@ def _nltcs(folder, seeds, options, timings, limits, notes) -> None:
 def mnist(folder: str, epochs: int) -> dict:
     import energax as ex
 
-    with np.load(Path(folder) / "binarized_mnist_larochelle_packed.npz") as file:
-        rows, test = (
-            np.unpackbits(file[name], axis=1)[:, :784].astype(np.float32)
-            for name in ("train", "test")
-        )
+    rows, test = binarised_mnist(folder)
     key = ex.random.key(0)
     energy = ex.energies.BernoulliRBM.random(784, HIDDEN, key=key, data=rows)
     objective = ex.objectives.PersistentCD(num_steps=5, num_chains=100)
     options = {"num_epochs": epochs, "batch_size": 100, "learning_rate": 1e-3}
-    spent = _clock()
+    spent = clock()
     energy = ex.fit(energy, rows, objective, key=key, **options).energy
     training = spent()
     warnings.simplefilter("ignore")
-    spent = _clock()
+    spent = clock()
     z = ex.log_z(energy, key=ex.random.key(1), method="estimate")
     seconds = spent()
     parts = z.details
@@ -111,8 +107,7 @@ def mnist(folder: str, epochs: int) -> dict:
 def nltcs(folder: str, seeds: int) -> dict:
     import energax as ex
 
-    with np.load(Path(folder) / "debd" / "nltcs.npz", allow_pickle=False) as file:
-        train, test = (file[name].astype(np.float32) for name in ("train", "test"))
+    train, test = (debd(Path(folder) / "debd" / "nltcs.npz", part) for part in ("train", "test"))
     key = ex.random.key(0)
     energy = ex.energies.BernoulliRBM.random(train.shape[1], 24, key=key, data=train)
     energy = ex.fit(energy, train, ex.objectives.PersistentCD(num_steps=5), key=key).energy
@@ -121,7 +116,7 @@ def nltcs(folder: str, seeds: int) -> dict:
     z, missed, unreliable = [], 0, 0
     warnings.simplefilter("ignore")
     for seed in range(seeds):
-        spent = _clock()
+        spent = clock()
         found = ex.log_z(energy, key=ex.random.key(seed), method="estimate")
         seconds = spent()
         mean = ex.score_samples(energy, test, key=key, log_z=found).mean()
@@ -139,8 +134,3 @@ def nltcs(folder: str, seeds: int) -> dict:
         f"{seeds - missed} of {seeds} intervals hold it, mean z² {square:.2f}, last standard error "
         f"{found.std_err:.4f} nat",
     }
-
-
-def _clock():
-    wall, cpu = time.perf_counter(), time.process_time()
-    return lambda: (time.perf_counter() - wall, time.process_time() - cpu)

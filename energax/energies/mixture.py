@@ -126,6 +126,20 @@ class ModelMixture(AbstractEnergy):
         """log w_k − log Ẑ_k."""
         return self.shares.module.log_weights - self.shares.module.log_z
 
+    @property
+    def weights(self) -> Float[np.ndarray, " components"]:
+        """w_k in float64, of sum 1."""
+        weights = np.exp(np.asarray(self.shares.module.log_weights, np.float64))
+        return weights / weights.sum()
+
+    def doubts(self, answers: Sequence[Any]) -> list[str]:
+        """The reasons of an answer for each component, each with the component's name."""
+        return [
+            f"component {i} ({type(component).__name__}): {reason}"
+            for i, (component, answer) in enumerate(zip(self.components, answers, strict=True))
+            for reason in answer.reasons
+        ]
+
     def component_log_densities(self, x) -> Float[Array, " components"]:
         """log w_k − log Ẑ_k − E_k(x)."""
         return self.log_offsets - jnp.stack([component(x) for component in self.components])

@@ -83,6 +83,32 @@ class AbstractObjective(eqx.Module):
         return None
 
 
+class AbstractAddition(AbstractObjective):
+    """An objective and a term of its own beside it; the rest of what `fit` asks is its answer."""
+
+    objective: eqx.AbstractVar[AbstractObjective]
+
+    def __check_init__(self):
+        if not isinstance(self.objective, AbstractObjective):
+            raise TypeError(
+                f"{type(self).__name__}: expected an objective such as PseudoLikelihood() to add "
+                f"to, got {type(self.objective).__name__}"
+            )
+
+    def data_space(self, energy):
+        return self.objective.data_space(energy)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return self.objective.evaluations_per_step(energy, batch_size)
+
+    @property
+    def is_deterministic(self):
+        return self.objective.is_deterministic
+
+    def l1_strengths(self, theta):
+        return self.objective.l1_strengths(theta)
+
+
 def steepest_slope(
     at: Float[Array, "..."], slope: Float[Array, "..."], strength: Float[Array, "..."]
 ) -> Float[Array, "..."]:

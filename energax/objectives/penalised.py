@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from energax.energies._base import partition_trainable
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractAddition, AbstractObjective
 
 _WEIGHTS = "weight", "weights", "coupling", "couplings"
 """What `where=None` finds: how the library's energies call what joins units to one another."""
 
 
-class Penalised(AbstractObjective):
+class Penalised(AbstractAddition):
     """loss + l1 · Σ|θ_i| + ½ · l2 · Σθ_i² over the chosen parameters.
 
     Tibshirani 1996, eq. 1 (L1); Hoerl & Kennard 1970 (L2). Population target: for any fixed
@@ -42,18 +42,9 @@ class Penalised(AbstractObjective):
     )
 
     def __check_init__(self):
-        if not isinstance(self.objective, AbstractObjective):
-            raise TypeError(
-                "Penalised: expected an objective such as PseudoLikelihood() to add to, got "
-                f"{type(self.objective).__name__}"
-            )
         for name, value in (("l1", self.l1), ("l2", self.l2)):
             if not 0 <= float(value) < float("inf"):
                 raise ValueError(f"Penalised: expected {name} from 0, got {float(value):g}")
-
-    @property
-    def is_deterministic(self):
-        return self.objective.is_deterministic
 
     @property
     def fits_moments(self):
@@ -82,9 +73,6 @@ class Penalised(AbstractObjective):
         square = sum(jnp.sum(a * a) for a in arrays)
         penalty = self.l1 * size + self.l2 * square / 2
         return loss + penalty, carry, metrics | {"penalty": penalty}
-
-    def evaluations_per_step(self, energy, batch_size):
-        return self.objective.evaluations_per_step(energy, batch_size)
 
     def rough_inverse_hessian(self, energy, data):
         if float(self.l1) > 0:  # across a kink curvature says nothing

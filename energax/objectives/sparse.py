@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from energax.energies import AbstractRBM, BernoulliUnits
 from energax.energies._base import AbstractEnergy
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractAddition, AbstractObjective
 
 
-class SparseHidden(AbstractObjective):
+class SparseHidden(AbstractAddition):
     """loss + strength · Σ_j KL(target ‖ q_j), q_j the mean of p(h_j = 1 | x) over the minibatch.
 
     Lee, Ekanadham & Ng 2008, "Sparse deep belief net model for visual area V2"; as a cross-entropy
@@ -29,11 +29,6 @@ class SparseHidden(AbstractObjective):
     strength: Float[Array, ""] = eqx.field(default=0.01, converter=lambda v: jnp.asarray(v, float))
 
     def __check_init__(self):
-        if not isinstance(self.objective, AbstractObjective):
-            raise TypeError(
-                "SparseHidden: expected an objective such as PersistentCD() to add to, got "
-                f"{type(self.objective).__name__}"
-            )
         if not 0 < float(self.target) < 1:
             raise ValueError(
                 f"SparseHidden: expected target between 0 and 1, got {float(self.target):g}"
@@ -42,10 +37,6 @@ class SparseHidden(AbstractObjective):
             raise ValueError(
                 f"SparseHidden: expected strength from 0, got {float(self.strength):g}"
             )
-
-    @property
-    def is_deterministic(self):
-        return self.objective.is_deterministic
 
     def init(self, energy, data, *, key):
         """(Params, Carry) of `objective`.
@@ -65,10 +56,7 @@ class SparseHidden(AbstractObjective):
         return loss + penalty, carry, metrics | {"sparsity": penalty, "hidden_on": jnp.mean(on)}
 
     def evaluations_per_step(self, energy, batch_size):
-        return batch_size + self.objective.evaluations_per_step(energy, batch_size)
-
-    def l1_strengths(self, theta):
-        return self.objective.l1_strengths(theta)
+        return batch_size + super().evaluations_per_step(energy, batch_size)
 
 
 def _check_hidden(energy: AbstractEnergy) -> None:

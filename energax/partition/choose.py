@@ -92,21 +92,16 @@ class Components(AbstractLogZMethod):
             found.append(z)
         each = np.asarray(energy.log_offsets, np.float64) + [z.value for z in found]
         value = log_sum_exp(each)
-        share = np.exp(each - value)
-        std_err = float(np.sqrt(np.sum((share * [z.std_err for z in found]) ** 2)))
-        reasons = [
-            f"component {i} ({type(component).__name__}): {reason}"
-            for i, (component, z) in enumerate(zip(energy.components, found, strict=True))
-            for reason in z.reasons
-        ]
-        if std_err > precision:
-            reasons.append(f"the standard error is {std_err:.3g} nat, over precision={precision}")
+        std_err = max(z.std_err for z in found)
+        if np.isfinite(value):
+            share = np.exp(each - value)
+            std_err = float(np.sqrt(np.sum((share * [z.std_err for z in found]) ** 2)))
         return answer(
             value,
             std_err,
             clock,
             method="components: " + ", ".join(dict.fromkeys(z.method for z in found)),
-            reasons=reasons,
+            reasons=energy.doubts(found),  # a component is over `precision` if the whole is
             ess=min(z.ess for z in found),
             time_limited=any(z.time_limited for z in found),
             details={f"component {i}": z.value for i, z in enumerate(found)},

@@ -33,14 +33,20 @@ def _png(canvas, alt: str) -> Figure:
 
 def image_grid(images: np.ndarray, title: str, num_columns: int = 10) -> Figure:
     """Images (num, height, width) in rows of `num_columns`, one grey scale for all."""
+    scale = {"vmin": float(np.min(images)), "vmax": float(np.max(images))}
+    canvas = _grid(images, num_columns, cmap="gray", **scale)
+    return _png(canvas, f"{len(images)} images: {title}")
+
+
+def _grid(images: np.ndarray, num_columns: int, **options: Any):
+    """Images (num, height, width) in rows of `num_columns`; `options` of Matplotlib's imshow."""
     num_rows = -(-len(images) // num_columns)
     canvas, axes = _new(num_columns, num_rows=num_rows, height=0.95)
-    low, high = float(np.min(images)), float(np.max(images))
     for ax, image in zip(axes.flat, images, strict=False):
-        ax.imshow(image, cmap="gray", vmin=low, vmax=high)
+        ax.imshow(image, **options)
     for ax in axes.flat:
         ax.set_axis_off()
-    return _png(canvas, f"{len(images)} images: {title}")
+    return canvas
 
 
 def before_after(rows: Mapping[str, np.ndarray], shape: tuple[int, int]) -> Figure:
@@ -186,11 +192,7 @@ def filters(weight: np.ndarray, most: int = 40) -> Figure:
         axes[0, 0].set_xlabel("feature of the visible layer")
         axes[0, 0].set_ylabel("hidden unit")
     else:
-        canvas, axes = _new(10, num_rows=-(-len(images) // 10), height=0.95)
-        for ax in axes.flat:
-            ax.set_axis_off()
-        for ax, image in zip(axes.flat, images, strict=False):
-            ax.imshow(image, **options)
+        canvas = _grid(images, 10, **options)
     return _png(canvas, f"weights of the {len(rows)} hidden units with the largest, blue below 0")
 
 

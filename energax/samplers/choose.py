@@ -264,9 +264,7 @@ def _by_component(
     """Each component by its own sampler, w_k of the draws from component k."""
     num_components = len(energy.components)
     rng = np.random.default_rng(np.asarray(jax.random.bits(jax.random.fold_in(key, 0), (4,))))
-    log_weights = np.asarray(energy.shares.module.log_weights, np.float64)
-    weights = np.exp(log_weights) / np.exp(log_weights).sum()
-    counts = rng.multinomial(max(num_samples, 1), weights)
+    counts = rng.multinomial(max(num_samples, 1), energy.weights)
     parts = []
     for i, component in enumerate(energy.components):
         left = limits["start"] + limits["max_seconds"] - time.perf_counter()

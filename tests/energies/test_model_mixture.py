@@ -92,6 +92,7 @@ def test_doubts_of_a_component_are_those_of_the_whole():
     with pytest.warns(UnreliableResult):
         z = ex.log_z(mixture, key=ex.random.key(5), max_seconds=20.0)
     assert not z.reliable and any("component 1" in reason for reason in z.reasons)
+    assert not np.isnan(z.std_err)
 
 
 def test_what_does_not_fit_is_told():

@@ -54,12 +54,15 @@ class CentredRBM(AbstractRBM):
         hidden = rbm.hidden.features(rbm.hidden_mean(rows))
         visible = jnp.mean(rbm.visible.features(rows), axis=0)
         offsets = Offsets(visible, jnp.mean(hidden, axis=0))
-        return CentredRBM(_shifted(rbm, offsets, 1.0), frozen(offsets))
+        biased: Any = rbm.hidden.pulled(offsets.visible @ rbm.weight)
+        free = rbm.replaced(rbm.weight, rbm.visible.pulled(rbm.weight @ offsets.hidden), biased)
+        return CentredRBM(free, frozen(offsets))
 
     @property
     def plain(self) -> AbstractRBM:
         """The same distribution as an RBM of the kind that `of` was given."""
-        return _shifted(self.free, self.offsets.module, -1.0)
+        hidden: Any = self.hidden
+        return self.replaced(self.weight, self.visible, hidden)
 
     @property
     def space(self):  # type: ignore[override]
@@ -84,9 +87,3 @@ class CentredRBM(AbstractRBM):
     def with_space(self, space):
         free: Any = self.free.with_space(space)
         return CentredRBM(free, self.offsets)
-
-
-def _shifted(rbm: AbstractRBM, offsets: Offsets, sign: float) -> AbstractRBM:
-    visible: Any = rbm.visible.pulled(sign * rbm.weight @ offsets.hidden)
-    hidden: Any = rbm.hidden.pulled(sign * offsets.visible @ rbm.weight)
-    return rbm.replaced(rbm.weight, visible, hidden)

@@ -83,6 +83,11 @@ class PairwisePath(AbstractPath):
         return self.base.draw(num, key=key)
 
 
+def with_parameters(energy: Any, couplings: Any, fields: Any) -> Any:
+    """`energy` on the same graph with other couplings and fields."""
+    return eqx.tree_at(lambda e: (e.couplings, e.fields), energy, (couplings, fields))
+
+
 def known_edges(*energies: Any) -> list[np.ndarray] | None:
     """Edges of each energy; None inside a compiled function that they are arguments of."""
     try:

@@ -22,7 +22,7 @@ from energax.energies._base import (
     base_rates,
     broadcast,
 )
-from energax.energies.lattice._base import PairwisePath, starts_from
+from energax.energies.lattice._base import PairwisePath, starts_from, with_parameters
 from energax.spaces import AbstractSpace, Binary, Spin
 
 
@@ -138,13 +138,12 @@ class BoltzmannMachine(AbstractColouredEnergy, AbstractPairwise, AbstractTiltabl
         """The machine whose couplings and fields are the sums of both."""
         if not isinstance(other, BoltzmannMachine) or other.space != self.space:
             return None
-        both = self.couplings + other.couplings, self.fields + other.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, both)
+        couplings, fields = self.couplings + other.couplings, self.fields + other.fields
+        return with_parameters(self, couplings, fields)
 
     def tempered(self, beta) -> "BoltzmannMachine":
         """βE: couplings βJ and fields βh."""
-        scaled = beta * self.couplings, beta * self.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
+        return with_parameters(self, beta * self.couplings, beta * self.fields)
 
     def tilt(self, field) -> "BoltzmannMachine":
         """The machine with f(x) + field·x: the exact posterior of x under independent flips.

@@ -6,7 +6,6 @@ Potts model of protein families.
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Array, Float
 
 from energax import random
 from energax.energies._base import AbstractColouredEnergy, AbstractTiltable, base_rates, broadcast
+from energax.energies.lattice._base import with_parameters
 from energax.spaces import Categorical
 
 
@@ -161,4 +161,4 @@ class GeneralPotts(AbstractColouredEnergy, AbstractTiltable):
         return GeneralPotts(self.couplings[inside], fields, encoding=self.space.encoding)
 
     def _like(self, couplings, fields) -> "GeneralPotts":
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, (couplings, fields))
+        return with_parameters(self, couplings, fields)

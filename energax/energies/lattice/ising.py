@@ -223,8 +223,7 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractPairwise, Abstrac
 
     def tempered(self, beta) -> "Ising":
         """βE: couplings βJ and fields βh."""
-        scaled = beta * self.couplings, beta * self.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
+        return _base.with_parameters(self, beta * self.couplings, beta * self.fields)
 
     def restrict(self, conditional) -> "Ising":
         """The Ising model of the free spins; bonds to the given ones become fields."""

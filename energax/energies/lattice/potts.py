@@ -20,6 +20,7 @@ from energax.energies.lattice._base import (
     known_edges,
     make_graph,
     pair_matrix,
+    with_parameters,
 )
 from energax.spaces import Categorical
 
@@ -207,10 +208,9 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
         edges = known_edges(self, other)
         if edges is None or not np.array_equal(edges[0], edges[1]):
             return None
-        both = self.couplings + other.couplings, self.fields + other.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, both)
+        couplings, fields = self.couplings + other.couplings, self.fields + other.fields
+        return with_parameters(self, couplings, fields)
 
     def tempered(self, beta) -> "Potts":
         """βE: couplings βJ and fields βh."""
-        scaled = beta * self.couplings, beta * self.fields
-        return eqx.tree_at(lambda e: (e.couplings, e.fields), self, scaled)
+        return with_parameters(self, beta * self.couplings, beta * self.fields)

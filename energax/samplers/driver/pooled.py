@@ -28,9 +28,8 @@ def pooled(
     mean = Σ w_k m_k, variance = Σ w_k (v_k + (m_k − mean)²), error² = Σ w_k² (e_k² + s_k² (m_k −
     mean)²) (Owen 2013, section 8.4, on stratified sampling; the last term by the delta method).
     """
-    shares: Any = energy.shares.module
-    weights = np.exp(np.asarray(shares.log_weights, np.float64))
-    errors = np.asarray(shares.log_z_std_err, np.float64)
+    weights = energy.weights
+    errors = np.asarray(energy.shares.module.log_z_std_err, np.float64)
     num = int(counts.sum())
     order = rng.permutation(num)
     x = jax.tree.map(
@@ -77,12 +76,7 @@ def pooled(
             lambda *each: np.min(each, axis=0), *(getattr(part, name) for part in parts)
         )
 
-    reasons = [
-        f"component {i} ({type(component).__name__}): {reason}"
-        for i, (component, part) in enumerate(zip(energy.components, parts, strict=True))
-        for reason in part.reasons
-    ]
-    reasons += [
+    reasons = energy.doubts(parts) + [
         f"component {i}: its log Z has a standard error of {error:.2g} nat, so that its share of "
         f"the mixture is vague; {SHARE_ERROR} is allowed, give a better one as log_z="
         for i, error in enumerate(errors)

@@ -23,6 +23,8 @@ class SoftmaxUnits(AbstractUnits):
     **Raises:** ValueError for values of another shape.
     """
 
+    own_is_linear = True
+
     values: Float[Array, "units k"]
     space: Categorical  # type: ignore[assignment]
 
@@ -61,9 +63,6 @@ class SoftmaxUnits(AbstractUnits):
 
     def pulled(self, field):
         return self._like(self.values + field.reshape(self.values.shape))
-
-    def joined(self, other):
-        return self.pulled(other.bias) if isinstance(other, SoftmaxUnits) else None
 
     def field_of(self, slope):
         if self.space.encoding == "index":
@@ -104,6 +103,8 @@ class ReplicatedSoftmaxUnits(AbstractUnits):
     **Arguments:** `bias` b: (k,). `length` D.
     """
 
+    own_is_linear = True
+
     bias: Float[Array, " k"]  # type: ignore[assignment]
     space: Categorical  # type: ignore[assignment]
 
@@ -137,9 +138,6 @@ class ReplicatedSoftmaxUnits(AbstractUnits):
 
     def pulled(self, field):
         return ReplicatedSoftmaxUnits(self.bias + field, self.space.num_sites)
-
-    def joined(self, other):
-        return self.pulled(other.bias) if isinstance(other, ReplicatedSoftmaxUnits) else None
 
     def field_of(self, slope):
         raise TypeError(f"words of {self.space} are numbers without order: no field acts on them")
@@ -218,8 +216,13 @@ class RecordUnits(AbstractUnits):
     def joined(self, other):
         if not isinstance(other, RecordUnits):
             return None
-        parts = {name: part.joined(other.parts[name]) for name, part in self.parts.items()}
-        return None if None in parts.values() else RecordUnits(parts)  # type: ignore[arg-type]
+        joined = {}
+        for name, part in self.parts.items():
+            both = part.joined(other.parts[name])
+            if both is None:
+                return None
+            joined[name] = both
+        return RecordUnits(joined)
 
     def pulled(self, field):
         fields = self._split(field)

@@ -7,7 +7,7 @@ family harmoniums", eq. 3 to 5).
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,6 +27,8 @@ class AbstractUnits(eqx.Module):
     `bias`, (features,), is the field where it sends nothing. `field` is always the whole of it,
     bias + u: log-densities are linear in it, but for what does not depend on it.
     """
+
+    own_is_linear: ClassVar[bool] = False  # own(x) = bias·φ(x)
 
     if TYPE_CHECKING:  # properties to type checkers: as fields they would lead every constructor
 
@@ -69,7 +71,9 @@ class AbstractUnits(eqx.Module):
 
     def joined(self, other: "AbstractUnits") -> "AbstractUnits | None":
         """Units with own(x) + own_other(x) and the same features; None where there are none."""
-        return None
+        if not self.own_is_linear or type(other) is not type(self):
+            return None
+        return self.pulled(other.bias)
 
     @abstractmethod
     def field_of(self, slope: Any) -> Float[Array, " features"]:
@@ -176,15 +180,14 @@ class BernoulliUnits(AbstractBiasedUnits):
     **Arguments:** `bias` b: (units,).
     """
 
+    own_is_linear = True
+
     @property
     def space(self):  # type: ignore[override]
         return Binary(self.bias.shape)
 
     def own(self, x):
         return x @ self.bias
-
-    def joined(self, other):
-        return self.pulled(other.bias) if isinstance(other, BernoulliUnits) else None
 
     def log_partition(self, field):
         return jnp.sum(softplus(field), axis=-1)
@@ -210,15 +213,14 @@ class SpinUnits(AbstractBiasedUnits):
     **Arguments:** `bias` b: (units,).
     """
 
+    own_is_linear = True
+
     @property
     def space(self):  # type: ignore[override]
         return Spin(self.bias.shape)
 
     def own(self, x):
         return x @ self.bias
-
-    def joined(self, other):
-        return self.pulled(other.bias) if isinstance(other, SpinUnits) else None
 
     def log_partition(self, field):
         return jnp.sum(softplus(2 * field) - field, axis=-1)
