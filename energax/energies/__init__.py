@@ -10,6 +10,7 @@ from energax.energies.boltzmann import RBM as RBM
 from energax.energies.boltzmann import AbstractRBM as AbstractRBM
 from energax.energies.boltzmann import BernoulliRBM as BernoulliRBM
 from energax.energies.boltzmann import BernoulliUnits as BernoulliUnits
+from energax.energies.boltzmann import CentredDBM as CentredDBM
 from energax.energies.boltzmann import CentredRBM as CentredRBM
 from energax.energies.boltzmann import CountUnits as CountUnits
 from energax.energies.boltzmann import DeepBoltzmannMachine as DeepBoltzmannMachine

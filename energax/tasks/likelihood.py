@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from energax.energies._base import AbstractDeepEnergy, AbstractEnergy
@@ -61,7 +62,9 @@ def variational_bound(
     rows = energy.data_space.validate(V, name="V")
     rows = rows[None] if is_single(energy.data_space, rows) else rows
     blocks = np.array_split(rows, max(1, len(rows) // 4096))
-    bounds = [np.asarray(_bounds(energy, block, num_updates), np.float64) for block in blocks]
+    bounds = [
+        np.asarray(_bounds(energy, jnp.asarray(block), num_updates), np.float64) for block in blocks
+    ]
     return _scores(np.concatenate(bounds), energy, energy.data_space, key, log_z, options)
 
 

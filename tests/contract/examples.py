@@ -174,6 +174,9 @@ EXAMPLES = {
         rbm(), [[1, 0, 0, 1, 0], [0, 0, 1, 1, 0], [1, 0, 1, 1, 1]]
     ),
     energies.DeepBoltzmannMachine: deep,
+    energies.CentredDBM: lambda: energies.CentredDBM.of(
+        deep(), [[1, 0, 0, 1, 0], [0, 0, 1, 1, 1], [1, 0, 1, 1, 0]]
+    ),
     TiedRBM: lambda: TiedRBM(
         jnp.asarray(rbm().weight), jnp.full(5, 0.3), jnp.full(3, -0.4), (2, 2)
     ),

@@ -1,4 +1,5 @@
-"""Centred RBMs: the same distributions, and gradients that do not depend on what is called 1."""
+"""Centred RBMs and deep machines: the same distributions, and gradients that do not depend on what
+is called 1."""
 
 import equinox as eqx
 import jax
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 
 import energax as ex
-from energax.energies import RBM, BernoulliRBM, CentredRBM
+from energax.energies import RBM, BernoulliRBM, CentredDBM, CentredRBM, DeepBoltzmannMachine
 from energax.energies._base import batched, partition_trainable
-from energax.objectives import MaximumLikelihood
+from energax.objectives import MaximumLikelihood, MeanFieldPCD
 from energax.spaces import Binary, Categorical, Real, Spin
 
 RNG = np.random.default_rng(7)
@@ -103,3 +104,66 @@ def test_gaussian_units_are_refused():
     with pytest.raises(ValueError, match="data"):
         CentredRBM.of(bits(), np.full((4, VISIBLE), 0.5))
     assert CentredRBM.of(bits(), ROWS).space == Binary(VISIBLE)
+
+
+UPPER = RNG.normal(0, 0.8, (HIDDEN, 2))
+
+
+def deep():
+    return DeepBoltzmannMachine([W, UPPER], [B, C, jnp.asarray([0.3, -0.6])])
+
+
+def test_a_centred_deep_machine_is_the_same_distribution():
+    dbm = deep()
+    centred = CentredDBM.of(dbm, ROWS)
+    x = {"visible": ROWS[:2], "hidden_2": np.array([[1.0, 0.0], [1.0, 1.0]])}
+    x = {name: jnp.asarray(part) for name, part in x.items()}
+    np.testing.assert_allclose(batched(centred, x), batched(dbm, x), atol=2e-5)
+    np.testing.assert_allclose(centred.log_z_by_sum(), dbm.log_z_by_sum(), atol=2e-5)
+    rows = jnp.asarray(ROWS)
+    for found, wanted in zip(centred.mean_field(rows), dbm.mean_field(rows), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(centred.plain), jax.tree.leaves(dbm), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    bound, same = (
+        ex.variational_bound(model, ROWS, key=ex.random.key(0)).log_prob for model in (dbm, centred)
+    )
+    np.testing.assert_allclose(bound, same, atol=1e-4)
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_the_weights_of_a_centred_deep_machine_see_distances_from_the_means(centre):
+    """Between two sets of layers the slope of W_l is that of Σ (x_{l−1} − c)(x_l − d)."""
+    centred = CentredDBM.of(deep(), ROWS)
+    energy = centred if centre else deep()
+    here = [np.asarray(layer) for layer in centred.mean_field(jnp.asarray(ROWS))]
+    there = [RNG.random(layer.shape) for layer in here]
+    means = [np.asarray(c) if centre else 0 * np.asarray(c) for c in centred.offsets.module.means]
+    theta, rest = partition_trainable(energy)
+
+    @eqx.filter_grad
+    def slope(theta):
+        model = eqx.combine(theta, rest)
+        one, other = (
+            jnp.mean(model.expected_energy([jnp.asarray(x) for x in layers]))
+            for layers in (here, there)
+        )
+        return one - other
+
+    found = slope(theta).free.weights if centre else slope(theta).weights
+    for i, w in enumerate(found):
+        products = [
+            (x[i] - means[i]).T @ (x[i + 1] - means[i + 1]) / len(x[0]) for x in (here, there)
+        ]
+        np.testing.assert_allclose(w, products[1] - products[0], atol=1e-5)
+
+
+def test_fit_trains_a_centred_deep_machine():
+    start = CentredDBM.of(deep(), ROWS)
+    fit = ex.fit(start, ROWS, key=ex.random.key(1), num_steps=300, learning_rate=0.01)
+    assert fit.reliable and isinstance(fit.objective, MeanFieldPCD)
+    before, after = (
+        float(ex.variational_bound(model, ROWS, key=ex.random.key(2)).mean().value)
+        for model in (deep(), fit.energy.plain)
+    )
+    assert after > before + 0.1

@@ -16,7 +16,7 @@ from energax.energies.boltzmann._base import (
 )
 from energax.energies.boltzmann.bernoulli import BernoulliRBM
 from energax.energies.boltzmann.centred import CentredRBM
-from energax.energies.boltzmann.deep import DeepBoltzmannMachine, TiedRBM
+from energax.energies.boltzmann.deep import CentredDBM, DeepBoltzmannMachine, TiedRBM
 
 __all__ = [
     "RBM",
@@ -24,6 +24,7 @@ __all__ = [
     "AnnealedRBM",
     "BernoulliRBM",
     "BernoulliUnits",
+    "CentredDBM",
     "CentredRBM",
     "CountUnits",
     "DeepBoltzmannMachine",

@@ -2,19 +2,10 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from energax.energies._base import Frozen, frozen
-from energax.energies.boltzmann._base import AbstractRBM, GaussianUnits, RecordUnits
-
-
-class Offsets(eqx.Module):
-    """What the features of each layer are measured from."""
-
-    visible: Float[Array, " features"]
-    hidden: Float[Array, " hidden"]
+from energax.energies.boltzmann._base import AbstractRBM, GaussianUnits, Offsets, RecordUnits
 
 
 class CentredRBM(AbstractRBM):
@@ -53,10 +44,10 @@ class CentredRBM(AbstractRBM):
         rows = rbm.space.validate(data, batch=True, name="data")
         hidden = rbm.hidden.features(rbm.hidden_mean(rows))
         visible = jnp.mean(rbm.visible.features(rows), axis=0)
-        offsets = Offsets(visible, jnp.mean(hidden, axis=0))
-        biased: Any = rbm.hidden.pulled(offsets.visible @ rbm.weight)
-        free = rbm.replaced(rbm.weight, rbm.visible.pulled(rbm.weight @ offsets.hidden), biased)
-        return CentredRBM(free, frozen(offsets))
+        offsets = visible, jnp.mean(hidden, axis=0)
+        biased: Any = rbm.hidden.pulled(offsets[0] @ rbm.weight)
+        free = rbm.replaced(rbm.weight, rbm.visible.pulled(rbm.weight @ offsets[1]), biased)
+        return CentredRBM(free, frozen(Offsets(offsets)))
 
     @property
     def plain(self) -> AbstractRBM:
@@ -74,11 +65,15 @@ class CentredRBM(AbstractRBM):
 
     @property
     def visible(self):  # type: ignore[override]
-        return self.free.visible.pulled(-self.weight @ self.offsets.module.hidden)
+        return self.free.visible.pulled(-self.weight @ self.offsets.module.means[1])
 
     @property
     def hidden(self):  # type: ignore[override]
-        return self.free.hidden.pulled(-self.offsets.module.visible @ self.weight)
+        return self.free.hidden.pulled(-self.offsets.module.means[0] @ self.weight)
+
+    @property
+    def num_summed_states(self):
+        return self.free.num_summed_states
 
     def replaced(self, weight, visible, hidden):
         """A plain RBM: its parameters are no longer trained."""

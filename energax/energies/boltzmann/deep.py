@@ -9,8 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from energax.energies._base import AbstractDeepEnergy
-from energax.energies.boltzmann._base import RBM, AbstractRBM, BernoulliUnits, RecordUnits
+from energax.energies._base import AbstractDeepEnergy, Frozen, frozen
+from energax.energies.boltzmann._base import (
+    RBM,
+    AbstractRBM,
+    BernoulliUnits,
+    Offsets,
+    RecordUnits,
+)
 from energax.spaces import Binary, Record
 
 _MOST_LAYERS = 10  # their names are then in the order of their numbers
@@ -131,6 +137,89 @@ class DeepBoltzmannMachine(AbstractRBM, AbstractDeepEnergy):
 
     def from_layers(self, layers):
         return {name_of(i): layers[i] for i in range(0, len(layers), 2)}
+
+
+class CentredDBM(AbstractRBM, AbstractDeepEnergy):
+    """The deep machine E(x) = −Σ_l b_l·x_l − Σ_l (x_{l−1} − c_{l−1})ᵀ W_l (x_l − c_l), up to a
+    constant (Montavon & Müller 2012, "Deep Boltzmann machines and the centering trick", eq. 4).
+
+    With fixed offsets c_l near the means of the layers, all layers can be trained at once from
+    small weights: a step on W_l moves no means. It is another set of parameters for the same
+    distributions: train it in place of the plain machine, and take `plain` of what comes back.
+
+    **Arguments:** `free`: a machine whose biases are those of the centred form. `offsets`: c_0 to
+    c_L, frozen.
+    """
+
+    free: DeepBoltzmannMachine
+    offsets: Frozen
+
+    def __init__(self, free: DeepBoltzmannMachine, offsets: Frozen):
+        self.free, self.offsets = free, offsets
+
+    @staticmethod
+    def of(dbm: DeepBoltzmannMachine, data: Any) -> "CentredDBM":
+        """`dbm`, the same distribution, measured from its layers' mean-field means on `data`
+        (rows, visible).
+
+        **Raises:** ValueError for data outside the visible layer's space.
+        """
+        rows = jnp.asarray(dbm.data_space.validate(data, batch=True, name="data"))
+        means = tuple(jnp.mean(layer, axis=0) for layer in dbm.mean_field(rows))
+        return CentredDBM(_pulled(dbm, means, 1.0), frozen(Offsets(means)))
+
+    @property
+    def plain(self) -> DeepBoltzmannMachine:
+        """The same distribution as a plain machine."""
+        return _pulled(self.free, self.offsets.module.means, -1.0)
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.free.space
+
+    @property
+    def data_space(self):
+        return self.free.data_space
+
+    @property
+    def weight(self):  # type: ignore[override]
+        return self.free.weight
+
+    @property
+    def visible(self):
+        return self.plain.visible
+
+    @property
+    def hidden(self):
+        return self.plain.hidden
+
+    @property
+    def num_summed_states(self):
+        return self.free.num_summed_states
+
+    def replaced(self, weight, visible, hidden):
+        return self.free.replaced(weight, visible, hidden)
+
+    def mean_field(self, v, num_updates: int = 30):
+        return self.plain.mean_field(v, num_updates)
+
+    def expected_energy(self, layers):
+        return self.plain.expected_energy(layers)
+
+    def bound(self, layers):
+        return self.plain.bound(layers)
+
+    def from_layers(self, layers):
+        return self.free.from_layers(layers)
+
+
+def _pulled(dbm: DeepBoltzmannMachine, means, sign: float) -> DeepBoltzmannMachine:
+    """The machine with b_l + sign · (W_lᵀ c_{l−1} + W_{l+1} c_{l+1}) for biases."""
+    biases = list(dbm.biases)
+    for i, w in enumerate(dbm.weights):
+        biases[i] = biases[i] + sign * (w @ means[i + 1])
+        biases[i + 1] = biases[i + 1] + sign * (means[i] @ w)
+    return DeepBoltzmannMachine(dbm.weights, biases)
 
 
 class TiedRBM(AbstractRBM):

@@ -2,6 +2,7 @@
 
 from energax.energies.boltzmann._base.fitted import fitted_units
 from energax.energies.boltzmann._base.layers import (
+    Offsets,
     RecordUnits,
     ReplicatedSoftmaxUnits,
     SoftmaxUnits,
@@ -26,6 +27,7 @@ __all__ = [
     "BernoulliUnits",
     "CountUnits",
     "GaussianUnits",
+    "Offsets",
     "RBMPath",
     "RecordUnits",
     "RectifiedUnits",
