@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -33,6 +34,9 @@ class Settings:
     checkpoint_every: int
     seed: int
     early_stopping: float | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+    optimizer: str = "adam"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Job:
     def train(self, out: Path, *, progress: bool) -> training.Fit:
         """Trains, or goes on from the newest good checkpoint in `out`; saves the result there."""
         settings = self.settings
+        whole = settings.optimizer == "lbfgs"
         result = training.fit(
             self.energy,
             self.train_rows,
             self.objective,
             key=random.key(settings.seed),
             num_steps=settings.num_steps,
-            batch_size=min(settings.batch_size, len(self.train_rows)),
+            optimizer="lbfgs" if whole else None,
+            batch_size=None if whole else min(settings.batch_size, len(self.train_rows)),
             learning_rate=settings.learning_rate,
             checkpoint_dir=out / "checkpoints",
             checkpoint_every=settings.checkpoint_every,
@@ -78,7 +84,7 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
     train_rows, test_rows = split(rows, settings)
     key = jax.random.fold_in(random.key(settings.seed), 1)
     energy = build_model(settings.model, space, train_rows, settings.hidden, key=key)
-    objective = parse_objective(settings.objective)
+    objective = build_objective(settings, energy, train_rows)
     return Job(settings, space, energy, objective, train_rows, test_rows)
 
 
@@ -273,6 +279,34 @@ def _independent_family(space: spaces.AbstractArraySpace) -> Any:
     )
 
 
+def build_objective(
+    settings: Settings, energy: energies.AbstractEnergy, rows: np.ndarray
+) -> objectives.AbstractObjective | None:
+    """The objective that the settings name, known to suit the energy; None for its default."""
+    objective = parse_objective(settings.objective)
+    penalised = settings.l1 > 0 or settings.l2 > 0
+    whole = settings.optimizer == "lbfgs"
+    if not whole and settings.optimizer != "adam":
+        raise ValueError(f"--optimizer {settings.optimizer}: expected adam or lbfgs")
+    if objective is None and not (penalised or whole):
+        return None
+    if settings.objective == "moments":
+        raise ValueError(
+            "--objective moments takes no --l1, --l2 or --optimizer lbfgs: it is exact"
+        )
+    objective = objectives.default_objective(energy) if objective is None else objective
+    if penalised:
+        objective = objectives.Penalised(objective, l1=settings.l1, l2=settings.l2)
+    if whole and not objective.is_deterministic:
+        raise ValueError(
+            f"--optimizer lbfgs wants an objective without chance, such as pseudolikelihood or "
+            f"likelihood, got --objective {settings.objective}"
+        )
+    # What it says of a misfit it says while it starts: traced here, nothing is computed.
+    eqx.filter_eval_shape(lambda key: objective.init(energy, rows, key=key), random.key(0))
+    return objective
+
+
 def parse_objective(text: str) -> Any:
     """The objective that `text` names, None for the default of the energy."""
     kind, _, count = text.partition(":")
@@ -291,4 +325,13 @@ def parse_objective(text: str) -> Any:
             return objectives.ContrastiveDivergence(num_steps=num_steps)
         case "pcd":
             return objectives.PersistentCD(num_steps=num_steps)
-    raise ValueError(f"--objective {text}: expected auto, likelihood, cd:K, pcd:K or moments")
+        case "pseudolikelihood":
+            return objectives.PseudoLikelihood()
+        case "ratio":
+            return objectives.RatioMatching()
+        case "flow":
+            return objectives.MinimumProbabilityFlow()
+    raise ValueError(
+        f"--objective {text}: expected auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, "
+        "flow or moments"
+    )

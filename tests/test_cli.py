@@ -147,6 +147,11 @@ def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, nam
         ["fit", "rows.npy", "--out", "run", "--space", "sphere"],
         ["fit", "rows.npy", "--out", "run", "--model", "oracle"],
         ["fit", "rows.npy", "--out", "run", "--objective", "cd:many"],
+        ["fit", "rows.npy", "--out", "run", "--optimizer", "sgd"],
+        ["fit", "rows.npy", "--out", "run", "--optimizer", "lbfgs", "--objective", "pcd"],
+        ["fit", "rows.npy", "--out", "run", "--objective", "moments", "--l1", "0.1"],
+        ["fit", "rows.npy", "--out", "run", "--l2", "-1"],
+        ["fit", "large.npy", "--out", "run", "--objective", "ratio"],
         ["fit", "rows.npy", "--out", "run", "--space", "spin"],
         ["fit", "rows.npy", "--out", "run", "--space", "ordinal:2", "--model", "rbm"],
         ["fit", "large.npy", "--out", "run", "--model", "rbm"],
@@ -312,6 +317,31 @@ def test_fit_stops_early_and_says_where(tmp_path, capsys):
     assert "log-likelihood during training" in page.read_text()
 
 
+def test_a_sparse_pairwise_model_is_fitted_to_its_minimum(tmp_path, capsys):
+    """L1 over all rows: couplings that the rows do not ask for end at 0, and the run resumes."""
+    from energax import training
+
+    np.save(tmp_path / "spins.npy", 2 * binary_rows() - 1)
+    fit = ["fit", tmp_path / "spins.npy", "--objective", "pseudolikelihood", "--json"]
+    fit += ["--optimizer", "lbfgs"]
+    for name, strength in (("free", "0"), ("sparse", "0.12")):
+        status, out, err = run(*fit, "--out", tmp_path / name, "--l1", strength, capsys=capsys)
+        assert status == 0 and json.loads(out)["reliable"], (out, err)
+    free, sparse = (
+        np.asarray(training.load(tmp_path / name).energy.couplings) for name in ("free", "sparse")
+    )
+    first, second = np.triu_indices(8, 1)
+    joined = second == first + 4  # binary_rows copies column i to i + 4
+    assert (
+        (free != 0).all() and (sparse[~joined] == 0).mean() > 0.7 and (sparse[joined] > 0.3).all()
+    )
+    status, out, _ = run("resume", tmp_path / "sparse", "--json", capsys=capsys)
+    assert status == 0
+    np.testing.assert_array_equal(
+        sparse, np.asarray(training.load(tmp_path / "sparse").energy.couplings)
+    )
+
+
 @pytest.mark.parametrize("case", ["usual", "set", "unwritable"])
 def test_compilations_are_kept_where_they_can_be(tmp_path, case):
     """In the user's cache folder, unless the user says otherwise or it is not to be written."""
@@ -322,8 +352,8 @@ def test_compilations_are_kept_where_they_can_be(tmp_path, case):
     if case == "unwritable":
         (tmp_path / "cache").write_text("a file, no folder")
     code = """
-from energax import cli
-cli._keep_compilations()
+from energax.cli import choose
+choose._keep_compilations()
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 print(jax.jit(lambda x: x + 1)(1), jax.config.jax_compilation_cache_dir)

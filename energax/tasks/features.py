@@ -36,15 +36,9 @@ def features(
     **Raises:** TypeError if an energy has no hidden units; ValueError for rows outside the space, a
     stack that does not fit together, or no such layer.
     """
-    stack = list(energy) if isinstance(energy, Sequence) else [energy]
+    stack = tuple(_with_hidden(e) for e in (energy if isinstance(energy, Sequence) else [energy]))
     if not stack:
         raise ValueError("features: expected an energy or a stack of them, got an empty sequence")
-    for each in stack:
-        if not isinstance(each, AbstractBipartiteEnergy):
-            raise TypeError(
-                "features need an energy with hidden units such as energies.BernoulliRBM, got "
-                f"{type(each).__name__}"
-            )
     space = _seen_space(stack[0])
     points: Any = space.validate(X, name="X")
     single = is_single(space, points)
@@ -52,13 +46,22 @@ def features(
         points = jax.tree.map(lambda a: a[None], points)
     for below, above in pairwise(stack):
         _check_fit(below, above)
-    found = _layers(tuple(stack), points)
+    found = _layers(stack, points)
     if layer is not None:
         if layer == 0 or not -len(found) <= layer <= len(found):
             raise ValueError(f"layer: expected 1 to {len(found)}, or −1 for the last, got {layer}")
         found = [found[layer - 1 if layer > 0 else layer]]
     both = np.concatenate(found, axis=-1)
     return both[0] if single else both
+
+
+def _with_hidden(energy: Any) -> AbstractBipartiteEnergy:
+    if isinstance(energy, AbstractBipartiteEnergy):
+        return energy
+    raise TypeError(
+        "features need an energy with hidden units such as energies.BernoulliRBM, got "
+        f"{type(energy).__name__}"
+    )
 
 
 def _seen_space(energy: AbstractEnergy) -> AbstractSpace:

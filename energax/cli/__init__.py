@@ -1,0 +1,3 @@
+"""The command line: `energax demo | fit | sample | logz | score | ... RUN`."""
+
+from energax.cli.choose import main as main

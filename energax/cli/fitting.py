@@ -1,0 +1,185 @@
+"""Commands that train: `energax demo | fit | resume`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from energax import io
+from energax.cli._base import (
+    SETTINGS,
+    Answer,
+    BadInput,
+    DataFile,
+    Json,
+    Part,
+    RunDir,
+    Seed,
+    Strict,
+    app,
+    read,
+    say,
+    users_fault,
+    writable,
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("energax-demo"),
+    seed: Seed = 0,
+    as_json: Json = False,
+    strict: Strict = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a tenth of the training")] = False,
+) -> None:
+    """Train a model on handwritten digits, answer every question of it, and write a report."""
+    from energax import demo as main_job
+
+    writable(out, folder=True)
+    result = main_job.run(out, seed=seed, quick=quick, say=say)
+    report = (out / "report.html").resolve()
+    Answer(
+        [*result.lines, "", f"report: {report}"],
+        {**result.data, "report": str(report)},
+        result.reliable,
+        result.reasons,
+    ).finish(as_json=as_json, strict=strict)
+
+
+@app.command()
+def fit(
+    data: DataFile,
+    out: Annotated[Path, typer.Option("--out", help="run folder to write")],
+    space: Annotated[
+        str,
+        typer.Option(
+            help="auto, real, box:LOW:HIGH, binary, spin, categorical:K, ordinal:K or count"
+        ),
+    ] = "auto",
+    model: Annotated[
+        str, typer.Option(help="auto, rbm, ising, mlp, conv, independent or gaussian")
+    ] = "auto",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, flow or moments"
+        ),
+    ] = "auto",
+    l1: Annotated[float, typer.Option(min=0.0, help="L1 penalty on weights and couplings")] = 0.0,
+    l2: Annotated[float, typer.Option(min=0.0, help="L2 penalty on weights and couplings")] = 0.0,
+    optimizer: Annotated[
+        str, typer.Option(help="adam, or lbfgs: all rows a step, for objectives without chance")
+    ] = "adam",
+    array: Part = None,
+    hidden: Annotated[int, typer.Option(help="hidden units of rbm, width of mlp")] = 64,
+    num_steps: Annotated[int, typer.Option("--num-steps", min=1)] = 6000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 100,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    test_fraction: Annotated[
+        float, typer.Option("--test-fraction", min=0.0, max=0.9, help="rows held out")
+    ] = 0.2,
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1)] = 500,
+    early_stopping: Annotated[
+        float | None,
+        typer.Option(
+            "--early-stopping",
+            help="share of the training rows to watch: stops where their log-likelihood is best",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    strict: Strict = False,
+) -> None:
+    """Train a model on the rows of DATA."""
+    from energax import jobs
+
+    rows = read(data, array)
+    settings = jobs.Settings(
+        data=str(data.resolve()),
+        array=array,
+        sha256=io.file_digest(data),
+        space=space,
+        model=model,
+        objective=objective,
+        hidden=hidden,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        test_fraction=test_fraction,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        early_stopping=early_stopping,
+        l1=l1,
+        l2=l2,
+        optimizer=optimizer,
+    )
+    if (out / SETTINGS).exists():
+        raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
+    with users_fault():
+        if early_stopping is not None and not 0 < early_stopping < 1:
+            raise ValueError(
+                f"--early-stopping {early_stopping}: expected a share of the rows between 0 and 1"
+            )
+        job = jobs.prepare(settings, rows)  # every check of the input, before anything is written
+    writable(out, folder=True)
+    io.write_json(out / SETTINGS, dataclasses.asdict(job.settings))
+    _finish_fit(out, job, as_json=as_json, strict=strict)
+
+
+@app.command()
+def resume(
+    run: RunDir,
+    seed: Annotated[int | None, typer.Option("--seed", help="must be the run's own")] = None,
+    as_json: Json = False,
+    strict: Strict = False,
+) -> None:
+    """Go on with an interrupted `fit`, from its last checkpoint to the same end bit for bit."""
+    from energax import jobs
+
+    if not (run / SETTINGS).is_file():
+        raise BadInput(f"{run}: expected a folder of `energax fit`, found no {SETTINGS} in it")
+    with users_fault():
+        settings = jobs.Settings(**json.loads((run / SETTINGS).read_text()))
+    if seed not in (None, settings.seed):
+        raise BadInput(f"--seed {seed}: this run was started with seed {settings.seed}")
+    path = Path(settings.data)
+    rows = read(path, settings.array)
+    if io.file_digest(path) != settings.sha256:
+        raise BadInput(f"{path} has changed since the run was started: start a new run with `fit`")
+    with users_fault():
+        job = jobs.prepare(settings, rows)
+    _finish_fit(run, job, as_json=as_json, strict=strict)
+
+
+def _finish_fit(out: Path, job, *, as_json: bool, strict: bool) -> None:
+    try:
+        with users_fault():
+            result = job.train(out, progress=not as_json)
+    except KeyboardInterrupt:
+        say(f"energax: interrupted; go on from the last checkpoint by `energax resume {out}`")
+        raise
+    last = {k: float(v[-1]) for k, v in result.history.items() if len(v)}
+    lines = [
+        f"trained {type(result.energy).__name__} on {len(job.train_rows)} rows of {job.space}",
+        f"steps {result.num_steps}, last "
+        + ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "step"),
+        f"saved in {out}",
+    ]
+    data = {"run": str(out), "num_steps": result.num_steps, "last": last}
+    stopping = result.early_stopping
+    if stopping is not None:
+        data["early_stopping"] = dataclasses.asdict(stopping)
+        lines.insert(
+            2,
+            f"ended after {stopping.last_step} steps: {stopping.reason}; held-out log-likelihood "
+            f"{stopping.log_likelihood:.4f} ± {stopping.std_err:.4f} (log Z) ± "
+            f"{stopping.sampling_std_err:.4f} (rows) nat a row",
+        )
+    Answer(
+        lines,
+        data,
+        result.reliable,
+        result.reasons,
+    ).finish(as_json=as_json, strict=strict)
