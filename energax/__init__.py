@@ -7,6 +7,8 @@ compare points, estimate Z and likelihoods, find anomalies, remove noise, fill g
 import importlib
 from typing import TYPE_CHECKING
 
+from energax import compiler
+
 if TYPE_CHECKING:
     from energax import energies as energies
     from energax import io as io
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from energax.training import resume as resume
 
 __version__ = "0.1.0"
+
+compiler.set_flags()  # before JAX is first used
 
 # Rooms, and the names that each lends: loaded when first used, so that `import energax` is fast.
 _ROOMS = {

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "energax"
 
 # Bottom first. A room may import rooms of a lower level, never one of its own level.
 LEVELS = [
+    ["compiler"],
     ["results", "random"],
     ["diagnostics", "io"],
     ["spaces"],

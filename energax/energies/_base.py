@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from energax.compiler import check_arithmetic
 from energax.spaces import AbstractArraySpace, AbstractSpace, Point, Record, Spin
 
 
@@ -575,7 +576,11 @@ _checked: dict[int, weakref.ref] = {}
 
 
 def check_scalar(energy: AbstractEnergy) -> None:
-    """Raises unless `energy` is an energy that gives a real scalar for one point of its space."""
+    """Raises unless `energy` is an energy that gives a real scalar for one point of its space.
+
+    The first time it also asks whether XLA computes right, and warns where it does not.
+    """
+    check_arithmetic()
     number = id(energy)
     known = _checked.get(number)
     if known is not None and known() is energy:

@@ -7,6 +7,7 @@ from energax.objectives.contrastive_divergence import (
     ContrastiveDivergence,
     MeanFieldPCD,
     PersistentCD,
+    TemperedPCD,
 )
 from energax.objectives.discrete import MinimumProbabilityFlow, PseudoLikelihood, RatioMatching
 from energax.objectives.likelihood import MaximumLikelihood
@@ -25,5 +26,6 @@ __all__ = [
     "PseudoLikelihood",
     "RatioMatching",
     "SparseHidden",
+    "TemperedPCD",
     "default_objective",
 ]

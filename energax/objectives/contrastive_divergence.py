@@ -1,5 +1,6 @@
 """Contrastive divergence and its persistent form: the model's half of the gradient from chains."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -13,9 +14,11 @@ from energax.energies._base import (
     AbstractEnergy,
     batched,
 )
+from energax.energies.reference import fitted_base
 from energax.objectives._base import AbstractObjective, Metrics
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
+from energax.samplers.tempering import ParallelTempering
 from energax.spaces import Point, num_rows
 
 
@@ -104,6 +107,99 @@ class PersistentCD(AbstractObjective):
     def evaluations_per_step(self, energy, batch_size):
         each = _sampler(self.sampler, energy).evaluations_per_step(energy)
         return self.num_chains * (self.num_steps * each + 1) + batch_size
+
+
+class TemperedChains(eqx.Module):
+    """The chains of `TemperedPCD` at all rungs, and their running memory."""
+
+    state: State
+    tuning: Any
+    memory: Float[Array, ""]
+
+
+class TemperedPCD(AbstractObjective):
+    """PCD whose chains swap places with hotter ones while they mix slowly.
+
+    Desjardins, Courville, Bengio, Vincent & Delalleau 2010, "Tempered Markov chain Monte Carlo for
+    training of restricted Boltzmann machines". Once modes are deep, plain chains stay in theirs,
+    and the mass that the model gives to each drifts. How slowly they mix is measured by the
+    correlation ρ of the chains before and after an update, pooled over coordinates, as a running
+    mean over some 20 updates: above `slow` an update takes steps of parallel tempering, from
+    independent columns at the data's rates to the energy, below it plain steps. So tempering costs
+    what keeps ρ at `slow`, and nothing while the energy is smooth. Population target: as
+    `PersistentCD`. An update costs k steps of each chain and two gradients, with tempering
+    `num_rungs` times the steps.
+
+    **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data. `num_rungs`:
+    of tempering, the energy's own included. `slow`: from 0, tempering always, to 1, never.
+    `sampler`: of every rung; None takes the energy's default.
+    """
+
+    num_steps: int = eqx.field(static=True, default=1)
+    num_chains: int = eqx.field(static=True, default=100)
+    num_rungs: int = eqx.field(static=True, default=8)
+    slow: Float[Array, ""] = eqx.field(default=0.5, converter=lambda v: jnp.asarray(v, float))
+    sampler: AbstractSampler | None = None
+
+    def __check_init__(self):
+        for name in ("num_steps", "num_chains", "num_rungs"):
+            _check_number(name, getattr(self, name))
+        if not 0 <= float(self.slow) <= 1:
+            raise ValueError(f"slow: expected a correlation from 0 to 1, got {float(self.slow):g}")
+
+    def init(self, energy, data, *, key):
+        """(None, the chains at all rungs).
+
+        **Raises:** TypeError for a space without a base to temper from.
+        """
+        key_rows, key_init = jax.random.split(key)
+        rows = _choose_rows(data, self.num_chains, key_rows)
+        base = fitted_base(energy.space, data)
+        state, tuning = self._tempering(energy, base).init(energy, rows, key=key_init)
+        return None, TemperedChains(state, tuning, jnp.zeros(()))
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        inner, tempering = _sampler(self.sampler, energy), self._tempering(energy)
+        fixed = _constant(energy)
+
+        def tempered(state, tuning):
+            start = tempering.follow(fixed, state)
+            return _advance(tempering, energy, start, tuning, self.num_steps, key)
+
+        def plain(state, tuning):
+            """The target's rung alone moves; the others wait."""
+            own, own_tuning = jax.tree.map(lambda a: a[-1], (state.rungs, tuning.inner))
+            start = inner.follow(fixed, own)
+            own, own_tuning, acceptance = _advance(
+                inner, energy, start, own_tuning, self.num_steps, key
+            )
+            rungs, tunings = jax.tree.map(
+                lambda a, new: a.at[-1].set(new), (state.rungs, tuning.inner), (own, own_tuning)
+            )
+            state = dataclasses.replace(state, x=own.x, log_density=own.log_density, rungs=rungs)
+            return state, dataclasses.replace(tuning, inner=tunings), acceptance
+
+        is_slow = carry.memory >= self.slow
+        state, tuning, acceptance = jax.lax.cond(
+            is_slow, tempered, plain, carry.state, carry.tuning
+        )
+        memory = 0.95 * carry.memory + 0.05 * _correlation(carry.state.x, state.x)
+        loss, metrics = _two_phases(energy, batch, state.x)
+        metrics |= {
+            "acceptance": acceptance,
+            "memory": memory,
+            "tempered": is_slow.astype(memory.dtype),
+        }
+        return loss, TemperedChains(state, tuning, memory), metrics
+
+    def evaluations_per_step(self, energy, batch_size):
+        """Of an update that tempers: at most this."""
+        each = self._tempering(energy).evaluations_per_step(energy)
+        return self.num_chains * (self.num_steps * each + 1) + batch_size
+
+    def _tempering(self, energy: AbstractEnergy, base=None) -> ParallelTempering:
+        """Its steps take the base from the tuning; only the start needs one."""
+        return ParallelTempering(_sampler(self.sampler, energy), base, self.num_rungs)
 
 
 class MeanFieldPCD(AbstractObjective):
@@ -214,6 +310,17 @@ def _advance(
         step, (state, tuning), jax.random.split(key, num_steps)
     )
     return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
+
+
+def _correlation(before: Point, after: Point) -> Float[Array, ""]:
+    """Of chains with themselves later, Σ_i cov(x_i, x'_i) / sqrt(Σ_i var x_i · Σ_i var x'_i)."""
+    products, squares = jnp.zeros(()), jnp.zeros(2)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        a, b = (x - jnp.mean(x, axis=0) for x in (a.astype(float), b.astype(float)))
+        products += jnp.sum(a * b)
+        squares += jnp.stack([jnp.sum(a * a), jnp.sum(b * b)])
+    size = jnp.sqrt(jnp.prod(squares))
+    return jnp.where(size > 0, products / jnp.where(size > 0, size, 1.0), 1.0)
 
 
 def _constant(energy: AbstractEnergy) -> PyTree:

@@ -280,6 +280,11 @@ EXAMPLES = {
         binary_rows(),
     ),
     objectives.PersistentCD: lambda: (objectives.PersistentCD(num_steps=2), rbm(), binary_rows()),
+    objectives.TemperedPCD: lambda: (
+        objectives.TemperedPCD(num_steps=2, num_chains=8, num_rungs=3, slow=0.4),
+        rbm(),
+        binary_rows(),
+    ),
     objectives.MeanFieldPCD: lambda: (
         objectives.MeanFieldPCD(num_steps=2),
         deep(),
