@@ -1,0 +1,95 @@
+"""What is trained and what is not, and numbers that many energies need."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from energax.energies._base.energy import AbstractEnergy
+from energax.spaces import AbstractSpace, Point
+
+
+class Frozen(eqx.Module):
+    """A module that `fit` leaves as it is; called, it is the module itself without gradient."""
+
+    module: Any
+
+    def __call__(self, *args, **kwargs):
+        return _without_gradient(self.module)(*args, **kwargs)
+
+
+class FrozenEnergy(AbstractEnergy):
+    """An energy that `fit` leaves as it is."""
+
+    energy: AbstractEnergy
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        return _without_gradient(self.energy)(x)
+
+    def with_space(self, space):
+        return FrozenEnergy(self.energy.with_space(space))
+
+
+def _without_gradient(module):
+    arrays, rest = eqx.partition(module, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def frozen(module) -> Any:
+    """`module` (an energy, or any callable Equinox module inside one) marked as not trained."""
+    return FrozenEnergy(module) if isinstance(module, AbstractEnergy) else Frozen(module)
+
+
+def partition_trainable(energy: AbstractEnergy) -> tuple[AbstractEnergy, AbstractEnergy]:
+    """(parameters, rest): the float arrays of `energy` not in spaces or frozen parts, and all else.
+
+    `equinox.combine` puts the two together again.
+    """
+
+    def is_shut(node):
+        return isinstance(node, (AbstractSpace, Frozen, FrozenEnergy))
+
+    def choose(node):
+        if is_shut(node):
+            return jax.tree.map(lambda _: False, node)
+        return eqx.is_inexact_array(node)
+
+    return eqx.partition(energy, jax.tree.map(choose, energy, is_leaf=is_shut))
+
+
+def batched(energy: AbstractEnergy, x: Point) -> Float[Array, " batch"]:
+    """f(x) = −E(x) of a batch of points, (batch,)."""
+    return jax.vmap(energy.log_density)(x)
+
+
+def base_rates(index: np.ndarray, num_values: int) -> np.ndarray:
+    """log of the share of each value at each site, (sites, k), half a row of each value added.
+
+    **Arguments:** `index`: numbers of values, 0 to k − 1, (rows, sites).
+    """
+    often = np.stack([(index == j).sum(axis=0) for j in range(num_values)], axis=1)
+    return np.log(often + 0.5) - np.log(len(index) + 0.5 * num_values)
+
+
+def broadcast(name: str, value, shape: tuple[int, ...], what: str) -> Float[Array, "..."]:
+    """`value`, a number or of `shape`, as floats of `shape`."""
+    value = jnp.asarray(value, float)
+    if value.shape not in ((), shape):
+        raise ValueError(f"{name}: expected {what} of shape {shape} or a number, got {value.shape}")
+    return jnp.broadcast_to(value, shape)
+
+
+@jax.custom_jvp
+def softplus(u):
+    """log(1 + eᵘ), at half the cost of `jax.nn.softplus`, which asks about NaN and infinities."""
+    return jnp.maximum(u, 0) + jnp.log1p(jnp.exp(-jnp.abs(u)))
+
+
+softplus.defjvps(lambda tangent, _, u: tangent * jax.nn.sigmoid(u))
