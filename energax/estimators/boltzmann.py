@@ -15,9 +15,9 @@ from energax import energies, objectives, random, tasks, training
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Bernoulli RBM with scikit-learn's parameters, a real likelihood and a verdict.
 
-    Trained by persistent contrastive divergence (Tieleman 2008). A drop-in for scikit-learn's
-    estimator of the same name, except that `score_samples` is log p(x) with log Z estimated, where
-    scikit-learn's is a pseudo-likelihood.
+    Trained by persistent contrastive divergence (Tieleman 2008) in centred parameters (Montavon &
+    Müller 2012). A drop-in for scikit-learn's estimator of the same name, except that
+    `score_samples` is log p(x) with log Z estimated, where scikit-learn's is a pseudo-likelihood.
 
     **Arguments:** `n_components`: hidden units. `learning_rate`: of Adam. `batch_size`: rows a
     minibatch. `n_iter`: epochs. `n_gibbs_steps`: Gibbs steps of the chains an update.
@@ -68,7 +68,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             rows.shape[1], self.n_components, key=random.key(self._seed), data=rows
         )
         result = training.fit(
-            energy,
+            energies.CentredRBM.of(energy, rows),
             rows,
             objectives.PersistentCD(num_steps=self.n_gibbs_steps),
             key=random.key(self._seed + 1),
@@ -76,11 +76,11 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             batch_size=min(self.batch_size, len(rows)),
             num_epochs=self.n_iter,
         )
-        self.energy_ = result.energy
+        self.energy_ = result.energy.plain
         self.reliable_, self.reasons_ = result.reliable, result.reasons
-        self.components_ = np.asarray(result.energy.weight).T
-        self.intercept_hidden_ = np.asarray(result.energy.hidden_bias)
-        self.intercept_visible_ = np.asarray(result.energy.visible_bias)
+        self.components_ = np.asarray(self.energy_.weight).T
+        self.intercept_hidden_ = np.asarray(self.energy_.hidden_bias)
+        self.intercept_visible_ = np.asarray(self.energy_.visible_bias)
         self.n_iter_ = self.n_iter
         return self
 

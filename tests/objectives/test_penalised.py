@@ -6,9 +6,22 @@ import pytest
 from scipy.optimize import brentq
 
 from energax import random, training
-from energax.energies import MLP, BernoulliRBM, BoltzmannMachine, Ising, from_log_density
+from energax.energies import (
+    MLP,
+    BernoulliRBM,
+    BoltzmannMachine,
+    DeepBoltzmannMachine,
+    Ising,
+    from_log_density,
+)
 from energax.energies._base import partition_trainable
-from energax.objectives import MaximumLikelihood, Penalised, PersistentCD, PseudoLikelihood
+from energax.objectives import (
+    MaximumLikelihood,
+    MeanFieldPCD,
+    Penalised,
+    PersistentCD,
+    PseudoLikelihood,
+)
 from energax.spaces import Real, Spin
 from tests.exact import enumerated
 
@@ -134,3 +147,17 @@ def test_what_makes_no_sense_is_refused():
     energy = from_log_density(lambda p, x: -p["scale"] * x @ x, Real((2,)), params={"scale": 1.0})
     with pytest.raises(ValueError, match=r"trains no array called weight or .*'scale'.* by where="):
         Penalised(MaximumLikelihood(), l1=0.1).init(energy, None, key=KEY)
+
+
+def test_deep_machines_take_penalties_too():
+    """Rows are of the visible layer, as without; the penalty is of both weights."""
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 0.5, (4, 3)), rng.normal(0, 0.5, (3, 2))]
+    dbm = DeepBoltzmannMachine(weights)
+    rows = (rng.random((30, 4)) < 0.4).astype(float)
+    inner = MeanFieldPCD(num_steps=1, num_chains=8)
+    objective = Penalised(inner, l2=0.5)
+    assert objective.data_space(dbm) == dbm.data_space
+    run = training.fit(dbm, rows, objective, key=random.key(0), num_steps=20, batch_size=10)
+    wanted = 0.25 * sum(np.sum(w**2) for w in weights)
+    assert abs(run.history["penalty"][0] - wanted) < 0.01 * wanted
