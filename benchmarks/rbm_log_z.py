@@ -13,6 +13,7 @@ from benchmarks._data import BINARISED_MNIST, binarised_mnist, debd
 from benchmarks._timing import Options, Report, Timing, clock, isolated
 
 HIDDEN, EPOCHS = 500, 20
+PRECISION = 0.1  # nats, on MNIST: either direction by itself needs more than both together
 SEEDS = 20
 
 
@@ -47,7 +48,7 @@ def _mnist(folder, epochs, options, timings, limits, notes) -> None:
         timings.append(Timing(f"MNIST, {name}", 0.0, [wall], [cpu], found["peak"]))
     gaps = found["gaps"]
     limits += [(f"MNIST: {name}, in standard errors", gap, 4.0) for name, gap in gaps.items()]
-    limits.append(("MNIST: standard error of log Z", found["std_err"], 0.25))
+    limits.append(("MNIST: standard error of log Z", found["std_err"], PRECISION))
     notes.append(f"MNIST: {found['text']}")
 
 
@@ -80,7 +81,7 @@ def mnist(folder: str, epochs: int) -> dict:
     training = spent()
     warnings.simplefilter("ignore")
     spent = clock()
-    z = ex.log_z(energy, key=ex.random.key(1), method="estimate")
+    z = ex.log_z(energy, key=ex.random.key(1), method="estimate", precision=PRECISION)
     seconds = spent()
     parts = z.details
     gaps = {}

@@ -26,7 +26,7 @@ from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering, TemperedSMC
 from energax.spaces import Point
 
-_NUM_WARMUP = 512
+_NUM_WARMUP = 2048
 _NUM_KEPT = 128  # of each chain in the first round
 _THIN = 4
 _MOST_ROUNDS = 8
@@ -41,9 +41,11 @@ class Tempering(AbstractEstimate):
     corrected trapezoid (Friel, Hurn & Wyse 2014, eq. 7); half as many rungs tell its own error.
     Both come with Σ ⟨u⟩_j ≤ log Z/Z₀ ≤ Σ ⟨u⟩_{j+1} (Gibbs-Bogoliubov) as the bracket.
 
-    The error is a jackknife over the ensembles, which share nothing but the tuning; the interval is
-    Student's. Rounds double until it is as small as asked for, both halves of the run agree, and
-    the two ways of reading it agree; or the budget ends.
+    The error is a jackknife over the ensembles, which share nothing but the tuning and where they
+    start; the interval is Student's. Rounds double, and of each only the later half of all points
+    so far is read, so that what the start left behind dies out. They go on until the error is as
+    small as asked for, both halves of what is read agree, a longer run leaves the answer where it
+    was, and the two ways of reading it agree; or the budget ends.
 
     **Arguments:** `sampler`: the kernel of every rung, instead of the path's default. `base`: an
     AbstractNormalised on the energy's space, instead of one fitted to draws of the target.
@@ -79,7 +81,7 @@ class Tempering(AbstractEstimate):
         cost = self.num_chains * tempered.evaluations_per_step(energy)
         clock.num_evaluations += int(_NUM_WARMUP * cost)
         betas = np.asarray(tuning.ladder.all_betas, np.float64)
-        tables, rounds = [], 0
+        tables, rounds, previous = [], 0, None
         while True:
             for _ in range(max(1, 2 ** (rounds - 1))):
                 state, table = _record(tempered, energy, state, tuning, key=next(keys))
@@ -87,10 +89,15 @@ class Tempering(AbstractEstimate):
                 clock.num_evaluations += int(_NUM_KEPT * _THIN * cost)
             rounds += 1
             log_z0 = float(path.log_z0)
-            found = _Read(np.concatenate(tables), log_z0)
-            value, error = found.integrated if self.integrate else found.together
+            found = _Read(np.concatenate(tables[len(tables) // 2 :]), log_z0)
+            value, error = here = found.integrated if self.integrate else found.together
             reasons = [*target.reasons, *tempered.doubts(state, tuning)]
             reasons += too_wide(error, precision)
+            if previous is None:
+                reasons.append("one round only: whether a longer run moves the answer is open")
+            else:
+                reasons += agreement("a longer run moved the answer by", here, previous)
+            previous = here
             reasons += agreement("both halves of the run differ by", *found.halves)
             reasons += agreement(
                 "MBAR and thermodynamic integration differ by", found.together, found.integrated
