@@ -56,6 +56,10 @@ class Clock:
     def out_of_time(self) -> bool:
         return self.seconds >= self.max_seconds
 
+    def ends_before(self, seconds: float) -> bool:
+        """Whether the time is over before `seconds` more have passed."""
+        return self.seconds + seconds >= self.max_seconds
+
 
 def answer(
     value: float,

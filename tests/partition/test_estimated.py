@@ -266,3 +266,9 @@ def test_what_chains_of_a_hundred_coordinates_remember_of_their_start_is_left_ou
     ]
     errors = [answer.value / answer.std_err for answer in answers]
     assert max(abs(z) for z in errors) < 5 and abs(sum(errors)) / np.sqrt(3) < 4.5
+
+
+@pytest.mark.parametrize("method", ["ais", "mbar"])
+def test_an_estimate_out_of_time_says_so(method):
+    z = ex.log_z(bent(), key=ex.random.key(0), method=method, precision=1e-5, max_seconds=0.1)
+    assert z.time_limited and not z.reliable and abs(z.value - ENERGIES["bent"][1]) < 1.0

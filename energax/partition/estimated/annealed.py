@@ -195,6 +195,7 @@ class AIS(AbstractEstimate):
         two, each = target.starts is not None, 2 + a_step
         num_steps, num_chains, previous = self.num_steps, self.num_chains, None
         while True:
+            begun = clock.seconds
             found = self._round(path, sampler, schedule, target, num_chains, num_steps, keys)
             spent = (1 + two) * num_chains * num_steps * each
             clock.num_evaluations += int(spent)
@@ -206,7 +207,10 @@ class AIS(AbstractEstimate):
                 reasons += agreement("a longer schedule moved the answer by", here, previous)
             more = clock.num_evaluations + 2 * spent <= self.max_evaluations
             hopeless = not two and num_steps >= 16 * self.num_steps
-            if not reasons or not more or clock.out_of_time or hopeless:
+            # The next round takes twice as long; the first one compiled as well.
+            ahead = 0.0 if previous is None else 2 * (clock.seconds - begun)
+            late = clock.ends_before(ahead)
+            if not reasons or not more or late or hopeless:
                 break
             previous = found.value, found.std_err
             if found.wants_chains and num_chains < _MOST_CHAINS:
@@ -214,7 +218,7 @@ class AIS(AbstractEstimate):
             else:
                 num_steps *= 2
         if reasons and not hopeless:
-            limit = "max_seconds" if clock.out_of_time else "max_evaluations"
+            limit = "max_seconds" if late else "max_evaluations"
             reasons.append(f"stopped by {limit} at {num_steps} temperatures, {num_chains} chains")
         return answer(
             found.value,
@@ -224,7 +228,7 @@ class AIS(AbstractEstimate):
             reasons=[*target.reasons, *reasons],
             ess=found.ess,
             bracket=found.bracket,
-            time_limited=clock.out_of_time,
+            time_limited=bool(reasons) and late,
             details=found.details(),
         )
 

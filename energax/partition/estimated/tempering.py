@@ -83,6 +83,7 @@ class Tempering(AbstractEstimate):
         betas = np.asarray(tuning.ladder.all_betas, np.float64)
         tables, rounds, previous = [], 0, None
         while True:
+            begun = clock.seconds
             for _ in range(max(1, 2 ** (rounds - 1))):
                 state, table = _record(tempered, energy, state, tuning, key=next(keys))
                 tables.append(np.asarray(table, np.float64))
@@ -97,13 +98,15 @@ class Tempering(AbstractEstimate):
                 reasons.append("one round only: whether a longer run moves the answer is open")
             else:
                 reasons += agreement("a longer run moved the answer by", here, previous)
+            # The next round takes twice as long; the first one compiled as well.
+            late = clock.ends_before(0.0 if previous is None else 2 * (clock.seconds - begun))
             previous = here
             reasons += agreement("both halves of the run differ by", *found.halves)
             reasons += agreement(
                 "MBAR and thermodynamic integration differ by", found.together, found.integrated
             )
             more = 2 * clock.num_evaluations <= self.max_evaluations and rounds < _MOST_ROUNDS
-            if not reasons or not more or clock.out_of_time or target.starts is None:
+            if not reasons or not more or late or target.starts is None:
                 break
         width = half_width(error, self.num_chains)  # Student's
         return answer(
@@ -116,7 +119,7 @@ class Tempering(AbstractEstimate):
             ess=found.ess,
             interval=(value - width, value + width),
             bracket=found.bracket(self.num_chains),
-            time_limited=clock.out_of_time,
+            time_limited=bool(reasons) and late,
             details={
                 "mbar": found.together[0],
                 "integrated": found.integrated[0],
@@ -155,6 +158,7 @@ class SMC(AbstractEstimate):
             sampler = default_sampler(energy.path(target.base).at(0.5))
         previous, num_particles = None, self.num_particles
         for key_round in keys:
+            begun = clock.seconds
             method = TemperedSMC(
                 sampler, target.base, self.num_populations, num_particles=num_particles
             )
@@ -174,7 +178,8 @@ class SMC(AbstractEstimate):
             spent = clock.num_evaluations - before
             more = clock.num_evaluations + 2 * spent <= self.max_evaluations
             hopeless = target.starts is None and previous is not None
-            if not reasons or not more or clock.out_of_time or hopeless:
+            late = clock.ends_before(0.0 if previous is None else 2 * (clock.seconds - begun))
+            if not reasons or not more or late or hopeless:
                 break
             previous, num_particles = here, 2 * num_particles
         return answer(
@@ -186,7 +191,7 @@ class SMC(AbstractEstimate):
             ess=z.ess,
             interval=(z.lower, z.upper),
             bracket=(z.lower if np.isfinite(z.lower) else None, None),
-            time_limited=clock.out_of_time,
+            time_limited=bool(reasons) and late,
             details={"betas": found.betas},
         )
 
