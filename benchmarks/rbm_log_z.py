@@ -13,7 +13,7 @@ from benchmarks._data import BINARISED_MNIST, binarised_mnist, debd
 from benchmarks._timing import Options, Report, Timing, clock, isolated
 
 HIDDEN, EPOCHS = 500, 20
-PRECISION = 0.1  # nats, on MNIST: either direction by itself needs more than both together
+PRECISION = 0.2  # nats, on MNIST: either direction by itself needs more than both together
 SEEDS = 20
 
 
