@@ -4,6 +4,7 @@ the sum over all states on nltcs?
 Both take their data by `--data DIR` and say so where it is absent.
 """
 
+import math
 import warnings
 from pathlib import Path
 
@@ -90,8 +91,9 @@ def mnist(folder: str, epochs: int) -> dict:
             error = np.hypot(parts[f"{name}_std_err"], z.std_err)
             gaps[f"{name} runs alone from both together"] = abs(parts[name] - z.value) / error
     score = ex.score_samples(energy, test, key=key, log_z=z).mean()
+    low, high = (math.nan if end is None else end for end in z.bracket)
     text = (
-        f"log Z = {z.value:.2f} ± {z.std_err:.2f}, bracket {z.bracket}, {z.method}, "
+        f"log Z = {z.value:.2f} ± {z.std_err:.2f}, bracket {low:.2f} to {high:.2f}, {z.method}, "
         f"{'reliable' if z.reliable else f'UNRELIABLE: {z.reasons}'}; "
         + ", ".join(f"{k} {v:.2f}" for k, v in parts.items() if np.ndim(v) == 0)
         + f"; test log-likelihood {score.value:.2f} ± {score.std_err:.2f} nat"

@@ -42,10 +42,10 @@ class Tempering(AbstractEstimate):
     Both come with Σ ⟨u⟩_j ≤ log Z/Z₀ ≤ Σ ⟨u⟩_{j+1} (Gibbs-Bogoliubov) as the bracket.
 
     The error is a jackknife over the ensembles, which share nothing but the tuning and where they
-    start; the interval is Student's. Rounds double, and of each only the later half of all points
-    so far is read, so that what the start left behind dies out. They go on until the error is as
-    small as asked for, both halves of what is read agree, a longer run leaves the answer where it
-    was, and the two ways of reading it agree; or the budget ends.
+    start; the interval and the standard error are Student's. Rounds double, and of each only the
+    later half of all points so far is read, so that what the start left behind dies out. They go on
+    until the error is as small as asked for, both halves of what is read agree, a longer run leaves
+    the answer where it was, and the two ways of reading it agree; or the budget ends.
 
     **Arguments:** `sampler`: the kernel of every rung, instead of the path's default. `base`: an
     AbstractNormalised on the energy's space, instead of one fitted to draws of the target.
@@ -62,9 +62,9 @@ class Tempering(AbstractEstimate):
     max_evaluations: int = eqx.field(static=True, default=50_000_000)
 
     def __check_init__(self):
-        if self.num_rungs < 2 or self.num_rungs % 2 or self.num_chains < 3:
+        if self.num_rungs < 2 or self.num_rungs % 2 or self.num_chains < 4:
             raise ValueError(
-                "Tempering: expected an even num_rungs from 2 and num_chains from 3, got "
+                "Tempering: expected an even num_rungs from 2 and num_chains from 4, got "
                 f"{self.num_rungs} and {self.num_chains}"
             )
 
@@ -91,9 +91,11 @@ class Tempering(AbstractEstimate):
             rounds += 1
             log_z0 = float(path.log_z0)
             found = _Read(np.concatenate(tables[len(tables) // 2 :]), log_z0)
-            value, error = here = found.integrated if self.integrate else found.together
+            value, error = found.integrated if self.integrate else found.together
+            # what Student's t of so few ensembles spreads: more often far off than a normal
+            here = value, error * math.sqrt((self.num_chains - 1) / (self.num_chains - 3))
             reasons = [*target.reasons, *tempered.doubts(state, tuning)]
-            reasons += too_wide(error, precision)
+            reasons += too_wide(here[1], precision)
             if previous is None:
                 reasons.append("one round only: whether a longer run moves the answer is open")
             else:
@@ -110,8 +112,7 @@ class Tempering(AbstractEstimate):
                 break
         width = half_width(error, self.num_chains)  # Student's
         return answer(
-            value,
-            error,
+            *here,
             clock,
             method=("thermodynamic integration" if self.integrate else "MBAR")
             + f" ({self.num_rungs} rungs, {self.num_chains} ensembles)",
