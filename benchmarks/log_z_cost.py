@@ -14,11 +14,26 @@ KINDS = ("logistic", "bits")
 
 
 def run(options: Options) -> Report:
+    return costs(
+        "log_z_cost",
+        "CPU seconds and energy evaluations of one log Z of a plain function, compiling apart, by "
+        f"dimension, by the standard error asked for and by method; at most {MAX_SECONDS:g} s each "
+        "and no dimension beyond one at which a method is of no use.",
+        KINDS,
+        METHODS,
+        options,
+    )
+
+
+def costs(
+    name: str, question: str, kinds: tuple[str, ...], methods: tuple[str, ...], options: Options
+) -> Report:
+    """Every method on every kind of target, in more and more dimensions."""
     dimensions = DIMENSIONS[:2] if options.quick else DIMENSIONS
     timings, notes, wrong = [], [], 0
-    for kind in KINDS:
+    for kind in kinds:
         notes.append(f"{kind}: {_DOCUMENTED[kind]}")
-        for method in METHODS:
+        for method in methods:
             for d in dimensions:
                 arguments = {"kind": kind, "d": d, "method": method}
                 rows = isolated("benchmarks.log_z_cost:measure", arguments, options.threads)
@@ -45,9 +60,8 @@ def run(options: Options) -> Report:
                     notes.append(f"{kind}, {method}: no use at d = {d:,}, not asked beyond")
                     break
     return Report(
-        name="log_z_cost",
-        question="CPU seconds and energy evaluations of one log Z, compiling apart, by dimension, "
-        f"by the standard error asked for and by method; at most {MAX_SECONDS:g} s each.",
+        name=name,
+        question=question,
         timings=timings,
         ratios=[],
         limits=[("wrong answers called reliable", float(wrong), 0.0)],
@@ -58,6 +72,8 @@ def run(options: Options) -> Report:
 _DOCUMENTED = {
     "logistic": "d coupled reals, Σ logistic(x_i − 0.8 x_{i−1}), a chain whose log Z is 0",
     "bits": "d coupled bits in a ring, log Z by its transfer matrix",
+    "ring": "the same as an Ising model, whose edges the methods know",
+    "rbm": "an RBM of d visible and 12 hidden bits, log Z by a sum over the hidden ones in NumPy",
 }
 
 
@@ -76,11 +92,23 @@ def problem(kind: str, d: int):
             return -jnp.sum(y + 2 * jax.nn.softplus(-y))
 
         return ex.from_log_density(f, ex.Real((d,))), 0.0
+    if kind == "rbm":
+        rng = np.random.default_rng(0)
+        weight, visible = rng.normal(0, 2 / math.sqrt(d), (d, 12)), rng.normal(-0.3, 0.5, d)
+        hidden = rng.normal(-0.3, 0.5, 12)
+        h = (np.arange(2**12)[:, None] >> np.arange(12)) & 1
+        f = [c @ hidden + np.logaddexp(0, visible + weight @ c).sum() for c in h]
+        return ex.energies.BernoulliRBM(weight, visible, hidden), float(np.logaddexp.reduce(f))
     coupling, field = 1.2, -0.4
     half = math.exp(field / 2)
     transfer = np.array([[1.0, half], [half, math.exp(field + coupling)]])
     values = np.linalg.eigvalsh(transfer)
     log_z = d * math.log(values[1]) + math.log1p((values[0] / values[1]) ** d)
+    if kind == "ring":  # x = (s + 1)/2
+        ends = np.arange(d if d > 2 else 1)  # two sites are joined twice, by one edge
+        edges, each = np.stack([ends, (ends + 1) % d], 1), coupling / 4 * d / len(ends)
+        ising = ex.energies.Ising(edges, each, field / 2 + coupling / 2, num_sites=d)
+        return ising, log_z - d * (coupling / 4 + field / 2)
     energy = ex.from_log_density(
         lambda x: coupling * jnp.sum(x * jnp.roll(x, 1)) + field * jnp.sum(x), ex.Binary((d,))
     )
