@@ -117,7 +117,7 @@ def problem(kind: str, d: int):
 
 
 def measure(kind: str, d: int, method: str) -> dict:
-    """One answer for each precision, until one is missed; a first call, of the same key, compiles."""
+    """One answer for each precision, until one is missed; a first call of the same key compiles."""
     import energax as ex
 
     energy, truth = problem(kind, d)
