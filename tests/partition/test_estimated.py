@@ -253,8 +253,8 @@ def test_no_warning_escapes_from_the_chains_inside():
 
 
 @pytest.mark.slow
-def test_what_chains_of_a_hundred_coordinates_remember_of_their_start_is_left_out():
-    """Correlated logistics of log Z 0; points kept too early put all ensembles 0.4 nat too low."""
+def test_few_ensembles_know_how_little_their_spread_tells():
+    """Correlated logistics of log Z 0; from seed 1 came −0.38 ± 0.08, called reliable."""
 
     def f(x):
         y = x - 0.8 * jnp.concatenate([jnp.zeros(1), x[:-1]])
@@ -265,7 +265,7 @@ def test_what_chains_of_a_hundred_coordinates_remember_of_their_start_is_left_ou
         ex.log_z(energy, key=ex.random.key(seed), method="mbar", precision=0.3) for seed in range(3)
     ]
     errors = [answer.value / answer.std_err for answer in answers]
-    assert max(abs(z) for z in errors) < 5 and abs(sum(errors)) / np.sqrt(3) < 4.5
+    assert max(abs(z) for z in errors) < 4 and abs(sum(errors)) / np.sqrt(3) < 4.5
 
 
 @pytest.mark.parametrize("method", ["ais", "mbar"])
