@@ -38,6 +38,11 @@ class Settings:
     l2: float = 0.0
     optimizer: str = "adam"
 
+    @property
+    def fit_optimizer(self) -> str | None:
+        """`optimizer=` of `fit`, whose default is Adam."""
+        return None if self.optimizer == "adam" else self.optimizer
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -53,15 +58,15 @@ class Job:
     def train(self, out: Path, *, progress: bool) -> training.Fit:
         """Trains, or goes on from the newest good checkpoint in `out`; saves the result there."""
         settings = self.settings
-        whole = settings.optimizer == "lbfgs"
+        optimizer = settings.fit_optimizer
         result = training.fit(
             self.energy,
             self.train_rows,
             self.objective,
             key=random.key(settings.seed),
             num_steps=settings.num_steps,
-            optimizer="lbfgs" if whole else None,
-            batch_size=None if whole else min(settings.batch_size, len(self.train_rows)),
+            optimizer=optimizer,
+            batch_size=None if optimizer else min(settings.batch_size, len(self.train_rows)),
             learning_rate=settings.learning_rate,
             checkpoint_dir=out / "checkpoints",
             checkpoint_every=settings.checkpoint_every,
@@ -285,10 +290,8 @@ def build_objective(
     """The objective that the settings name, known to suit the energy; None for its default."""
     objective = parse_objective(settings.objective)
     penalised = settings.l1 > 0 or settings.l2 > 0
-    whole = settings.optimizer == "lbfgs"
-    if not whole and settings.optimizer != "adam":
-        raise ValueError(f"--optimizer {settings.optimizer}: expected adam or lbfgs")
-    if objective is None and not (penalised or whole):
+    optimizer = settings.fit_optimizer
+    if objective is None and not (penalised or optimizer):
         return None
     if settings.objective == "moments":
         raise ValueError(
@@ -297,11 +300,7 @@ def build_objective(
     objective = objectives.default_objective(energy) if objective is None else objective
     if penalised:
         objective = objectives.Penalised(objective, l1=settings.l1, l2=settings.l2)
-    if whole and not objective.is_deterministic:
-        raise ValueError(
-            f"--optimizer lbfgs wants an objective without chance, such as pseudolikelihood or "
-            f"likelihood, got --objective {settings.objective}"
-        )
+    training.check_optimizer(optimizer, objective)
     # What it says of a misfit it says while it starts: traced here, nothing is computed.
     eqx.filter_eval_shape(lambda key: objective.init(energy, rows, key=key), random.key(0))
     return objective

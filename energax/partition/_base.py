@@ -47,6 +47,7 @@ class Clock:
         self.start = time.perf_counter()
         self.max_seconds = np.inf if max_seconds is None else float(max_seconds)
         self.num_evaluations = 0
+        self._rounds, self._round_began = 0, 0.0
 
     @property
     def seconds(self) -> float:
@@ -56,9 +57,16 @@ class Clock:
     def out_of_time(self) -> bool:
         return self.seconds >= self.max_seconds
 
-    def ends_before(self, seconds: float) -> bool:
-        """Whether the time is over before `seconds` more have passed."""
-        return self.seconds + seconds >= self.max_seconds
+    def begin_round(self) -> None:
+        self._rounds += 1
+        self._round_began = self.seconds
+
+    @property
+    def is_last_round(self) -> bool:
+        """Whether the next round, twice as long as this one, would end too late. The first one
+        compiled as well: nothing is concluded from it."""
+        ahead = 0.0 if self._rounds < 2 else 2 * (self.seconds - self._round_began)
+        return self.seconds + ahead >= self.max_seconds
 
 
 def answer(

@@ -24,6 +24,7 @@ from energax.spaces import (
     Point,
     Record,
     Spin,
+    num_rows,
 )
 
 
@@ -54,6 +55,16 @@ def is_single(space: AbstractSpace, points: Point) -> bool:
         name = next(iter(shape))
         leaf, shape = points[name], shape[name]
     return leaf.ndim == len(shape)
+
+
+def in_blocks(function: Callable[[Point], Any], points: Point, most: int) -> list[Any]:
+    """What `function` gives for blocks of at most `most` rows of `points`, in NumPy."""
+
+    def block(start: int) -> Point:
+        return jax.tree.map(lambda a: jnp.asarray(a[start : start + most]), points)
+
+    starts = range(0, max(1, num_rows(points)), most)
+    return [jax.tree.map(np.asarray, function(block(start))) for start in starts]
 
 
 @eqx.filter_jit

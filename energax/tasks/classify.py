@@ -1,13 +1,12 @@
 """Which value does one part of a record have, given the rest?"""
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from energax.energies._base import AbstractEnergy, check_scalar
 from energax.objectives.conditional import check_target, conditional_log_densities
 from energax.spaces import Point, Record
+from energax.tasks._base import in_blocks
 
 _AT_ONCE = 2**16  # energies
 
@@ -35,12 +34,9 @@ def classify(energy: AbstractEnergy, X: Point, *, target: str = "y") -> np.ndarr
         got = sorted(X) if isinstance(X, dict) else type(X).__name__
         raise ValueError(f"X: expected a dict with keys {sorted(parts)}, got {got}")
     rows = Record(**parts).validate({name: X[name] for name in parts}, batch=True, name="X")
-    num = len(next(iter(rows.values())))
-    found = []
-    for block in np.array_split(np.arange(num), max(1, num * num_states // _AT_ONCE)):
-        x = jax.tree.map(lambda a, block=block: jnp.asarray(a[block]), rows)
-        found.append(np.asarray(_log_densities(energy, x, target), np.float64))
-    f = np.concatenate(found)
+    most = max(1, _AT_ONCE // num_states)
+    found = in_blocks(lambda x: _log_densities(energy, x, target), rows, most)
+    f = np.concatenate(found).astype(np.float64)
     weight = np.exp(f - f.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
 

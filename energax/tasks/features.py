@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from energax.energies._base import AbstractBipartiteEnergy, AbstractDeepEnergy, AbstractEnergy
-from energax.spaces import AbstractSpace, Point, num_rows
-from energax.tasks._base import is_single
+from energax.spaces import AbstractSpace, Point
+from energax.tasks._base import in_blocks, is_single
 
 _AT_ONCE = 4096  # rows
 _NUM_UPDATES = 100  # of the mean field
@@ -46,7 +46,8 @@ def features(
         points = jax.tree.map(lambda a: a[None], points)
     for below, above in pairwise(stack):
         _check_fit(below, above)
-    found = _layers(stack, points)
+    blocks = in_blocks(lambda x: _means_of_stack(stack, x), points, _AT_ONCE)
+    found = [np.concatenate(layer) for layer in zip(*blocks, strict=True)]
     if layer is not None:
         if layer == 0 or not -len(found) <= layer <= len(found):
             raise ValueError(f"layer: expected 1 to {len(found)}, or −1 for the last, got {layer}")
@@ -79,19 +80,9 @@ def _check_fit(below: AbstractBipartiteEnergy, above: AbstractBipartiteEnergy) -
         )
 
 
-def _layers(stack: tuple[AbstractBipartiteEnergy, ...], points: Point) -> list[np.ndarray]:
-    """The means of all hidden layers, (rows, hidden) each, in blocks of rows."""
-    blocks = []
-    for start in range(0, num_rows(points), _AT_ONCE):
-        at = slice(start, start + _AT_ONCE)
-        blocks.append(
-            _means_of_stack(stack, jax.tree.map(lambda a, at=at: jnp.asarray(a[at]), points))
-        )
-    return [np.concatenate(layer) for layer in zip(*blocks, strict=True)]
-
-
 @eqx.filter_jit
 def _means_of_stack(stack, x):
+    """The means of all hidden layers, (rows, hidden) each."""
     found = []
     for energy in stack:
         layers = _means(energy, x)

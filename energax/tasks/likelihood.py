@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from energax.energies._base import AbstractDeepEnergy, AbstractEnergy
@@ -13,7 +12,9 @@ from energax.partition.choose import log_z as estimate_log_z
 from energax.random import as_key
 from energax.results import Comparison, LogZ, Scores, Verdict, half_width, mean_of_rows
 from energax.spaces import AbstractSpace, Point, Record
-from energax.tasks._base import is_single, log_density_rows
+from energax.tasks._base import in_blocks, is_single, log_density_rows
+
+_AT_ONCE = 4096  # rows
 
 
 def score_samples(
@@ -61,11 +62,9 @@ def variational_bound(
         )
     rows = energy.data_space.validate(V, name="V")
     rows = rows[None] if is_single(energy.data_space, rows) else rows
-    blocks = np.array_split(rows, max(1, len(rows) // 4096))
-    bounds = [
-        np.asarray(_bounds(energy, jnp.asarray(block), num_updates), np.float64) for block in blocks
-    ]
-    return _scores(np.concatenate(bounds), energy, energy.data_space, key, log_z, options)
+    bounds = in_blocks(lambda x: _bounds(energy, x, num_updates), rows, _AT_ONCE)
+    values = np.concatenate(bounds).astype(np.float64)
+    return _scores(values, energy, energy.data_space, key, log_z, options)
 
 
 def _scores(

@@ -2,7 +2,7 @@
 
 from energax.training._base import DamagedCheckpoint, Fit, Stopping, load
 from energax.training.choose import pretrain
-from energax.training.loop import fit, resume
+from energax.training.loop import check_optimizer, fit, resume
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "EarlyStopping",
     "Fit",
     "Stopping",
+    "check_optimizer",
     "fit",
     "load",
     "pretrain",

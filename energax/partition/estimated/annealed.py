@@ -195,7 +195,7 @@ class AIS(AbstractEstimate):
         two, each = target.starts is not None, 2 + a_step
         num_steps, num_chains, previous = self.num_steps, self.num_chains, None
         while True:
-            begun = clock.seconds
+            clock.begin_round()
             found = self._round(path, sampler, schedule, target, num_chains, num_steps, keys)
             spent = (1 + two) * num_chains * num_steps * each
             clock.num_evaluations += int(spent)
@@ -207,9 +207,7 @@ class AIS(AbstractEstimate):
                 reasons += agreement("a longer schedule moved the answer by", here, previous)
             more = clock.num_evaluations + 2 * spent <= self.max_evaluations
             hopeless = not two and num_steps >= 16 * self.num_steps
-            # The next round takes twice as long; the first one compiled as well.
-            ahead = 0.0 if previous is None else 2 * (clock.seconds - begun)
-            late = clock.ends_before(ahead)
+            late = clock.is_last_round
             if not reasons or not more or late or hopeless:
                 break
             previous = found.value, found.std_err

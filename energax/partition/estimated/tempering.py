@@ -83,7 +83,7 @@ class Tempering(AbstractEstimate):
         betas = np.asarray(tuning.ladder.all_betas, np.float64)
         tables, rounds, previous = [], 0, None
         while True:
-            begun = clock.seconds
+            clock.begin_round()
             for _ in range(max(1, 2 ** (rounds - 1))):
                 state, table = _record(tempered, energy, state, tuning, key=next(keys))
                 tables.append(np.asarray(table, np.float64))
@@ -100,8 +100,7 @@ class Tempering(AbstractEstimate):
                 reasons.append("one round only: whether a longer run moves the answer is open")
             else:
                 reasons += agreement("a longer run moved the answer by", here, previous)
-            # The next round takes twice as long; the first one compiled as well.
-            late = clock.ends_before(0.0 if previous is None else 2 * (clock.seconds - begun))
+            late = clock.is_last_round
             previous = here
             reasons += agreement("both halves of the run differ by", *found.halves)
             reasons += agreement(
@@ -159,7 +158,7 @@ class SMC(AbstractEstimate):
             sampler = default_sampler(energy.path(target.base).at(0.5))
         previous, num_particles = None, self.num_particles
         for key_round in keys:
-            begun = clock.seconds
+            clock.begin_round()
             method = TemperedSMC(
                 sampler, target.base, self.num_populations, num_particles=num_particles
             )
@@ -179,7 +178,7 @@ class SMC(AbstractEstimate):
             spent = clock.num_evaluations - before
             more = clock.num_evaluations + 2 * spent <= self.max_evaluations
             hopeless = target.starts is None and previous is not None
-            late = clock.ends_before(0.0 if previous is None else 2 * (clock.seconds - begun))
+            late = clock.is_last_round
             if not reasons or not more or late or hopeless:
                 break
             previous, num_particles = here, 2 * num_particles

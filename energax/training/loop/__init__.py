@@ -1,4 +1,5 @@
 """The one training loop."""
 
+from energax.training.loop.asked import check_optimizer as check_optimizer
 from energax.training.loop.choose import fit as fit
 from energax.training.loop.choose import resume as resume

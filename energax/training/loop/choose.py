@@ -1,8 +1,6 @@
 """The one training loop: minibatches, an optimiser, checkpoints, and a stop on trouble."""
 
 import functools
-import hashlib
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -16,10 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from energax.energies._base import (
-    AbstractBipartiteEnergy,
-    AbstractColouredEnergy,
     AbstractEnergy,
-    AbstractNormalised,
     batched,
     check_scalar,
     partition_trainable,
@@ -38,7 +33,6 @@ from energax.training._base import (
     DamagedCheckpoint,
     Fit,
     History,
-    checkpoint_paths,
     fill_state,
     newest_archive,
     open_checkpoint,
@@ -46,6 +40,17 @@ from energax.training._base import (
     write_checkpoint,
 )
 from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
+from energax.training.loop.asked import (
+    check_for_moments,
+    check_same_run,
+    digest_of,
+    find_archive,
+    name_of,
+    number_of_steps,
+    rate_of,
+    rows_a_step,
+    whole,
+)
 from energax.training.loop.quasi_newton import LBFGS
 from energax.training.stopping import EarlyStopping, Watcher
 
@@ -128,7 +133,7 @@ def fit(
         if batch_size not in (None, num_rows(rows)):
             raise ValueError("batch_size: Moments are taken whole at every step; leave it out")
         batch_size = num_rows(rows)
-        _check_for_moments(objective, validation, early_stopping)
+        check_for_moments(objective, validation, early_stopping)
     else:
         rows = space.validate(data, batch=True, name="data")
     if space is not energy.space and not (validation is None and early_stopping is None):
@@ -150,22 +155,22 @@ def fit(
         rows, held = early_stopping.split(
             energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
-    batch_size = _batch_size(batch_size, num_rows(rows), optimizer, objective)
-    num_steps = _number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
+    batch_size = rows_a_step(batch_size, num_rows(rows), optimizer, objective)
+    num_steps = number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
     if checkpoint_every is not None:
-        _whole("checkpoint_every", checkpoint_every)
-    keep = _whole("keep", keep)
+        whole("checkpoint_every", checkpoint_every)
+    keep = whole("keep", keep)
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average: expected a decay between 0 and 1, got {average}")
-    rate = _rate(energy, optimizer, learning_rate)
+    rate = rate_of(energy, optimizer, learning_rate)
     settings = {
         "num_steps": num_steps,
         "learning_rate": rate,
         "batch_size": batch_size,
         "average": average,
-        "optimizer": _name_of(optimizer),
+        "optimizer": name_of(optimizer),
         "log_every": -(-num_steps // 10_000),
     }
     watcher = None
@@ -185,11 +190,11 @@ def fit(
     seconds = 0.0
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir)
-        settings["data_sha256"] = _digest(rows)
-        archive = _find_archive(folder, resume)
+        settings["data_sha256"] = digest_of(rows)
+        archive = find_archive(folder, resume)
     if archive is not None:
         found = open_checkpoint(archive, energy)
-        _check_same_run(found, settings, objective, key, folder)
+        check_same_run(found, settings, objective, key, folder)
         settings["log_every"] = found.settings["log_every"]
         energy, record, seconds = found.energy, parts_of(found.history), found.seconds
     plan, state = _start(energy, rows, starts, objective, key, optimizer, rate, settings)
@@ -437,126 +442,6 @@ def _adam() -> Any:
 
     # A larger eps than usual: else rounding errors move what no data determine by whole steps.
     return optax.scale_by_adam(eps=1e-6)
-
-
-def _rate(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -> float | None:
-    if optimizer is not None:
-        if learning_rate is not None:
-            raise ValueError("give optimizer= or learning_rate=, not both")
-        return None
-    if learning_rate is None:
-        structured = AbstractBipartiteEnergy, AbstractColouredEnergy, AbstractNormalised
-        return 0.01 if isinstance(energy, structured) else 0.001
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
-    return float(learning_rate)
-
-
-def _name_of(optimizer: Any) -> str:
-    """What a checkpoint says of it."""
-    if optimizer is None:
-        return "default"
-    return optimizer if isinstance(optimizer, str) else "given"
-
-
-def _batch_size(asked: int | None, rows: int, optimizer: Any, objective: AbstractObjective) -> int:
-    """Rows a step: of L-BFGS all, else those asked for or 100."""
-    if asked is not None:
-        _whole("batch_size", asked)
-    if not isinstance(optimizer, str):
-        return min(100 if asked is None else int(asked), rows)
-    if optimizer != "lbfgs":
-        raise ValueError(
-            f"optimizer: expected an Optax transformation, None for Adam or 'lbfgs', got "
-            f"{optimizer!r}"
-        )
-    if not objective.is_deterministic:
-        raise ValueError(
-            f"optimizer='lbfgs' compares losses, and those of {type(objective).__name__} are of "
-            "random samples: leave optimizer= out, or take an objective without chance such as "
-            "PseudoLikelihood()"
-        )
-    if asked is not None and asked < rows:
-        raise ValueError(
-            f"optimizer='lbfgs' compares losses on the same rows, and batch_size={asked} of {rows} "
-            "rows would be others each time: leave batch_size= out"
-        )
-    return rows
-
-
-def _check_for_moments(objective: AbstractObjective, validation: Any, early_stopping: Any) -> None:
-    if not objective.fits_moments:
-        raise TypeError(
-            f"{type(objective).__name__} asks for the rows themselves: with Moments take "
-            "MaximumLikelihood() (up to some 16 sites) or PersistentCD()"
-        )
-    if not (validation is None and early_stopping is None):
-        raise ValueError(
-            "validation= and early_stopping= look at energies of rows, and Moments have none: "
-            "leave them out"
-        )
-
-
-def _whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
-    return int(value)
-
-
-def _number_of_steps(num_steps: int | None, num_epochs: int | None, an_epoch: int) -> int:
-    if num_steps is not None and num_epochs is not None:
-        raise ValueError("give num_steps= or num_epochs=, not both")
-    if num_epochs is not None:
-        return _whole("num_epochs", num_epochs) * an_epoch
-    return 2000 if num_steps is None else _whole("num_steps", num_steps)
-
-
-def _digest(rows: Point) -> str:
-    """SHA-256 of the rows with their shapes and dtypes."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(rows):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
-def _find_archive(folder: Path, resume: bool) -> Any:
-    """The checkpoint to go on from, None to start afresh."""
-    if resume:
-        return newest_archive(folder)
-    if checkpoint_paths(folder):
-        raise ValueError(
-            f"{folder} holds the checkpoints of a run already: go on with it by resume=True, or "
-            "choose another folder"
-        )
-    return None
-
-
-def _check_same_run(
-    found: Checkpoint,
-    settings: dict[str, Any],
-    objective: AbstractObjective,
-    key: Array,
-    folder: Path | None,
-) -> None:
-    """Raises ValueError unless the checkpoint is of the run that was asked for."""
-    had, now = found.settings, settings
-    names = "batch_size", "average", "optimizer", "early_stopping", "data_sha256"
-    different = [
-        f"{name}={had.get(name)!r}, not {now.get(name)!r}"
-        for name in names
-        if had.get(name) != now.get(name)
-    ]
-    if found.objective is not None and not bool(eqx.tree_equal(found.objective, objective)):
-        different.append(f"the objective {found.objective}, not {objective}")
-    if not bool(eqx.tree_equal(found.key, key)):
-        different.append("another key")
-    if different:
-        raise ValueError(
-            f"{folder} holds a run with {'; '.join(different)}: go on with the same, or start in "
-            "another folder"
-        )
 
 
 # ---- beside the steps ------------------------------------------------------------------------

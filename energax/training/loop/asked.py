@@ -1,0 +1,148 @@
+"""What a run is asked for: numbers and words checked, and whether a checkpoint is its own."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractColouredEnergy,
+    AbstractEnergy,
+    AbstractNormalised,
+)
+from energax.objectives._base import AbstractObjective
+from energax.spaces import Point
+from energax.training._base import Checkpoint, checkpoint_paths, newest_archive
+
+
+def rate_of(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -> float | None:
+    if optimizer is not None:
+        if learning_rate is not None:
+            raise ValueError("give optimizer= or learning_rate=, not both")
+        return None
+    if learning_rate is None:
+        structured = AbstractBipartiteEnergy, AbstractColouredEnergy, AbstractNormalised
+        return 0.01 if isinstance(energy, structured) else 0.001
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
+    return float(learning_rate)
+
+
+def name_of(optimizer: Any) -> str:
+    """What a checkpoint says of it."""
+    if optimizer is None:
+        return "default"
+    return optimizer if isinstance(optimizer, str) else "given"
+
+
+def check_optimizer(optimizer: Any, objective: AbstractObjective) -> None:
+    """Raises ValueError for an unknown word, and where L-BFGS would meet chance in the loss."""
+    if not isinstance(optimizer, str):
+        return
+    if optimizer != "lbfgs":
+        raise ValueError(
+            f"optimizer: expected an Optax transformation, None for Adam or 'lbfgs', got "
+            f"{optimizer!r}"
+        )
+    if not objective.is_deterministic:
+        raise ValueError(
+            f"optimizer='lbfgs' compares losses, and those of {type(objective).__name__} are of "
+            "random samples: leave optimizer= out, or take an objective without chance such as "
+            "PseudoLikelihood()"
+        )
+
+
+def rows_a_step(asked: int | None, rows: int, optimizer: Any, objective: AbstractObjective) -> int:
+    """Rows a step: of L-BFGS all, else those asked for or 100."""
+    if asked is not None:
+        whole("batch_size", asked)
+    check_optimizer(optimizer, objective)
+    if not isinstance(optimizer, str):
+        return min(100 if asked is None else int(asked), rows)
+    if asked is not None and asked < rows:
+        raise ValueError(
+            f"optimizer='lbfgs' compares losses on the same rows, and batch_size={asked} of {rows} "
+            "rows would be others each time: leave batch_size= out"
+        )
+    return rows
+
+
+def check_for_moments(objective: AbstractObjective, validation: Any, early_stopping: Any) -> None:
+    if not objective.fits_moments:
+        raise TypeError(
+            f"{type(objective).__name__} asks for the rows themselves: with Moments take "
+            "MaximumLikelihood() (up to some 16 sites) or PersistentCD()"
+        )
+    if not (validation is None and early_stopping is None):
+        raise ValueError(
+            "validation= and early_stopping= look at energies of rows, and Moments have none: "
+            "leave them out"
+        )
+
+
+def whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+    return int(value)
+
+
+def number_of_steps(num_steps: int | None, num_epochs: int | None, an_epoch: int) -> int:
+    if num_steps is not None and num_epochs is not None:
+        raise ValueError("give num_steps= or num_epochs=, not both")
+    if num_epochs is not None:
+        return whole("num_epochs", num_epochs) * an_epoch
+    return 2000 if num_steps is None else whole("num_steps", num_steps)
+
+
+def digest_of(rows: Point) -> str:
+    """SHA-256 of the rows with their shapes and dtypes."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(rows):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def find_archive(folder: Path, resume: bool) -> Any:
+    """The checkpoint to go on from, None to start afresh."""
+    if resume:
+        return newest_archive(folder)
+    if checkpoint_paths(folder):
+        raise ValueError(
+            f"{folder} holds the checkpoints of a run already: go on with it by resume=True, or "
+            "choose another folder"
+        )
+    return None
+
+
+def check_same_run(
+    found: Checkpoint,
+    settings: dict[str, Any],
+    objective: AbstractObjective,
+    key: Array,
+    folder: Path | None,
+) -> None:
+    """Raises ValueError unless the checkpoint is of the run that was asked for."""
+    had, now = found.settings, settings
+    names = "batch_size", "average", "optimizer", "early_stopping", "data_sha256"
+    different = [
+        f"{name}={had.get(name)!r}, not {now.get(name)!r}"
+        for name in names
+        if had.get(name) != now.get(name)
+    ]
+    if found.objective is not None and not bool(eqx.tree_equal(found.objective, objective)):
+        different.append(f"the objective {found.objective}, not {objective}")
+    if not bool(eqx.tree_equal(found.key, key)):
+        different.append("another key")
+    if different:
+        raise ValueError(
+            f"{folder} holds a run with {'; '.join(different)}: go on with the same, or start in "
+            "another folder"
+        )
