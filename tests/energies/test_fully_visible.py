@@ -8,7 +8,7 @@ import pytest
 from energax.energies import BoltzmannMachine, IndependentBernoulli, Ising, Potts
 from energax.energies._base import GeometricPath, batched
 from energax.energies.lattice import PairwisePath
-from energax.energies.lattice import _base as lattice
+from energax.energies.lattice._base import pairwise
 from energax.random import key
 from energax.samplers import ColouredGibbs, default_sampler
 from energax.spaces import Binary, Categorical, Spin
@@ -154,7 +154,7 @@ W = RNG.normal(0.2, 0.6, len(EDGES))
 
 @pytest.mark.parametrize("dense", [0, 10**6], ids=["by neighbours", "all pairs"])
 def test_a_batch_on_a_graph_is_what_its_points_are(dense, monkeypatch):
-    monkeypatch.setattr(lattice, "DENSE", dense)
+    monkeypatch.setattr(pairwise, "DENSE", dense)
     space = Spin((3, 2))
     for model in (
         Ising(EDGES, W, RNG.normal(0.3, 0.5, 6), space=space),

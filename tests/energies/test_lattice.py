@@ -152,6 +152,33 @@ def test_few_colours_are_found():
     assert [n.shape for n in Ising(star, 0.3, num_sites=40).neighbours] == [(1, 39), (39, 1)]
 
 
+def test_a_large_graph_with_hubs_takes_memory_for_its_edges_alone():
+    rng = np.random.default_rng(3)
+    num_sites, num_hubs = 40_000, 5
+    ring = np.arange(num_hubs, num_sites)
+    edges = np.concatenate(
+        [
+            np.stack([ring, np.roll(ring, -1)], 1),
+            np.stack([rng.integers(num_hubs, size=len(ring)), ring], 1),
+            rng.permuted(ring).reshape(-1, 5)[:, :2],
+        ]
+    )
+    edges = np.unique(np.sort(edges, axis=1), axis=0)
+    couplings, fields = rng.normal(0.2, 0.5, len(edges)), rng.normal(0.3, 0.5, num_sites)
+    model = Ising(edges, couplings, fields, num_sites=num_sites)
+    assert is_proper(model)
+    assert len(model.colours) <= 12
+    places = sum(rows.size for rows in model.neighbours)
+    assert 2 * len(edges) <= places < 4 * len(edges)  # padded to its hubs it would be 600 times
+    s = rng.choice([-1.0, 1.0], num_sites).astype(np.float32)
+    around = np.array(fields)
+    np.add.at(around, edges[:, 0], couplings * s[edges[:, 1]])
+    np.add.at(around, edges[:, 1], couplings * s[edges[:, 0]])
+    for colour, members in enumerate(model.colours):
+        odds = np.asarray(model.log_odds(s, colour))
+        np.testing.assert_allclose(odds, 2 * around[np.asarray(members)], rtol=1e-4, atol=1e-3)
+
+
 def test_neighbours_in_one_colour_are_refused_by_name():
     """thrml 0.1.4 takes them: E[s₀s₁] = 0.02 where 0.46 is true, without a word."""
     with pytest.raises(ValueError, match="sites 0 and 1 are neighbours but share colour 0"):
