@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _pages
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("energax", "jax", "jaxlib", "equinox", "optax", "numpy", "scikit-learn"),
@@ -318,7 +320,8 @@ def as_json(report: Report, options: Options, before: dict[str, Any]) -> dict[st
 
 
 def save(document: dict[str, Any]) -> None:
-    """Writes results/NAME.json and, from all that lie there, results/README.md."""
+    """Writes results/NAME.json and, from all that lie there, results/README.md and the tables of
+    the pages in docs/."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{document['name']}.json"
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -327,6 +330,7 @@ def save(document: dict[str, Any]) -> None:
     for each in documents:
         lines += table(each)
     (RESULTS / "README.md").write_text("\n".join(lines))
+    _pages.write()
 
 
 def table(document: dict[str, Any]) -> list[str]:

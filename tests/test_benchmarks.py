@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 benchmarks = pytest.importorskip("benchmarks", reason="not part of what is released")
+from benchmarks import _pages  # noqa: E402
 from benchmarks._timing import (  # noqa: E402
     Options,
     Report,
@@ -42,3 +43,12 @@ def test_a_report_is_written_whatever_kind_its_numbers_are():
     document = json.loads(json.dumps(as_json(report, Options(None, True, None), machine())))
     assert [limit["met"] for limit in document["limits"]] == [True, False]
     assert any("a gap | 0.50 | 1 | met" in line for line in table(document))
+
+
+def test_the_tables_of_the_pages_are_those_of_the_results():
+    pages = [page.read_text() for page in _pages.PAGES.glob("*.md")]
+    assert sum(page.count("<!-- figures: ") for page in pages) >= 4
+    for page in pages:
+        assert _pages.written(page) == page
+    changed = next(page for page in pages if "<!-- figures: ring -->" in page)
+    assert _pages.written(changed.replace("| 10 | 0.3 |", "| 11 | 0.3 |")) == changed
