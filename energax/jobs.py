@@ -330,7 +330,22 @@ def parse_objective(text: str) -> Any:
             return objectives.RatioMatching()
         case "flow":
             return objectives.MinimumProbabilityFlow()
+        case "score":
+            return objectives.ScoreMatching()
+        case "sliced":
+            return objectives.SlicedScoreMatching(num_slices=num_steps)
+        case "denoising":
+            return objectives.DenoisingScoreMatching()
+        case "multiscale":
+            return objectives.MultiscaleDenoising()
+        case "nce":
+            return objectives.NoiseContrastive(num_noise=num_steps)
+        case "conditional-nce":
+            return objectives.ConditionalNCE(num_moves=num_steps)
+        case "discrepancy":
+            return objectives.EnergyDiscrepancy(num_moves=num_steps if count else 16)
     raise ValueError(
         f"--objective {text}: expected auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, "
-        "flow or moments"
+        "flow, score, sliced:K, denoising, multiscale, nce:K, conditional-nce:K, discrepancy:K or "
+        "moments"
     )

@@ -365,3 +365,40 @@ print(jax.jit(lambda x: x + 1)(1), jax.config.jax_compilation_cache_dir)
     kept = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] if case != "set" else []
     assert bool(kept) == (case == "usual")
     assert (str(tmp_path) in done.stdout) == (case == "usual")
+
+
+def test_every_word_of_objective_names_one(tmp_path, capsys):
+    from energax import jobs, objectives
+
+    words = {
+        "likelihood": objectives.MaximumLikelihood,
+        "cd:3": objectives.ContrastiveDivergence,
+        "pcd": objectives.PersistentCD,
+        "pseudolikelihood": objectives.PseudoLikelihood,
+        "ratio": objectives.RatioMatching,
+        "flow": objectives.MinimumProbabilityFlow,
+        "score": objectives.ScoreMatching,
+        "sliced:2": objectives.SlicedScoreMatching,
+        "denoising": objectives.DenoisingScoreMatching,
+        "multiscale": objectives.MultiscaleDenoising,
+        "nce:2": objectives.NoiseContrastive,
+        "conditional-nce": objectives.ConditionalNCE,
+        "discrepancy:8": objectives.EnergyDiscrepancy,
+    }
+    for word, cls in words.items():
+        assert type(jobs.parse_objective(word)) is cls
+    assert jobs.parse_objective("sliced:2").num_slices == 2
+    assert jobs.parse_objective("nce:2").num_noise == 2
+    assert jobs.parse_objective("discrepancy:8").num_moves == 8
+    assert jobs.parse_objective("discrepancy").num_moves == 16
+    np.save(tmp_path / "reals.npy", np.random.default_rng(0).normal(1.0, 0.5, (200, 2)))
+    fit = ["fit", tmp_path / "reals.npy", "--model", "mlp", "--num-steps", "20", "--json"]
+    for word in ("score", "nce", "discrepancy:2"):
+        status, out, _ = run(*fit, "--out", tmp_path / word[:3], "--objective", word, capsys=capsys)
+        assert status == 0 and json.loads(out)
+    rows = tmp_path / "bits.npy"
+    np.save(rows, binary_rows())
+    status, _, err = run(
+        "fit", rows, "--out", tmp_path / "no", "--objective", "score", capsys=capsys
+    )
+    assert status == 2 and "real coordinates" in err and not (tmp_path / "no").exists()

@@ -64,7 +64,8 @@ def fit(
     objective: Annotated[
         str,
         typer.Option(
-            help="auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, flow or moments"
+            help="auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, flow, score, sliced:K, "
+            "denoising, multiscale, nce:K, conditional-nce:K, discrepancy:K or moments"
         ),
     ] = "auto",
     l1: Annotated[float, typer.Option(min=0.0, help="L1 penalty on weights and couplings")] = 0.0,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -107,6 +108,34 @@ class AbstractAddition(AbstractObjective):
 
     def l1_strengths(self, theta):
         return self.objective.l1_strengths(theta)
+
+
+def constant(module: PyTree) -> PyTree:
+    """`module`, through whose arrays no gradient goes."""
+    arrays, rest = eqx.partition(module, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def as_numbers(value: Any) -> Any:
+    """A number, an array or a dict of them as arrays of floats; None as it is."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: as_numbers(each) for name, each in value.items()}
+    return jnp.asarray(value, float)
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless all numbers of `value` are above 0 and finite; None is no number."""
+    for leaf in jax.tree.leaves(value):
+        if not bool(jnp.all((leaf > 0) & jnp.isfinite(leaf))):
+            raise ValueError(f"{name}: expected numbers above 0, got {leaf}")
 
 
 def steepest_slope(

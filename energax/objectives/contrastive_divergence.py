@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
 from energax.energies._base import (
     AbstractBipartiteEnergy,
@@ -15,7 +15,7 @@ from energax.energies._base import (
     batched,
 )
 from energax.energies.reference import fitted_base
-from energax.objectives._base import AbstractObjective, Metrics
+from energax.objectives._base import AbstractObjective, Metrics, check_whole, constant
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering
@@ -38,7 +38,7 @@ class ContrastiveDivergence(AbstractObjective):
     sampler: AbstractSampler | None = None
 
     def __check_init__(self):
-        _check_number("num_steps", self.num_steps)
+        check_whole("num_steps", self.num_steps)
 
     def init(self, energy, data, *, key):
         """(None, the sampler's tuning)."""
@@ -49,7 +49,7 @@ class ContrastiveDivergence(AbstractObjective):
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
         # Of a State only x is used: the rest is computed here.
-        start = sampler.refresh(_constant(energy), State(batch, jnp.zeros(num_rows(batch))))
+        start = sampler.refresh(constant(energy), State(batch, jnp.zeros(num_rows(batch))))
         state, tuning, acceptance = _advance(sampler, energy, start, carry, self.num_steps, key)
         loss, metrics = _two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
@@ -86,8 +86,8 @@ class PersistentCD(AbstractObjective):
     fits_moments = property(lambda self: True)
 
     def __check_init__(self):
-        _check_number("num_steps", self.num_steps)
-        _check_number("num_chains", self.num_chains)
+        check_whole("num_steps", self.num_steps)
+        check_whole("num_chains", self.num_chains)
 
     def init(self, energy, data, *, key):
         """(None, the chains)."""
@@ -97,7 +97,7 @@ class PersistentCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
-        start = sampler.follow(_constant(energy), carry.state)
+        start = sampler.follow(constant(energy), carry.state)
         state, tuning, acceptance = _advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
@@ -143,7 +143,7 @@ class TemperedPCD(AbstractObjective):
 
     def __check_init__(self):
         for name in ("num_steps", "num_chains", "num_rungs"):
-            _check_number(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         if not 0 <= float(self.slow) <= 1:
             raise ValueError(f"slow: expected a correlation from 0 to 1, got {float(self.slow):g}")
 
@@ -160,7 +160,7 @@ class TemperedPCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         inner, tempering = _sampler(self.sampler, energy), self._tempering(energy)
-        fixed = _constant(energy)
+        fixed = constant(energy)
 
         def tempered(state, tuning):
             start = tempering.follow(fixed, state)
@@ -221,7 +221,7 @@ class MeanFieldPCD(AbstractObjective):
 
     def __check_init__(self):
         for name in ("num_steps", "num_chains", "num_updates"):
-            _check_number(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
 
     def data_space(self, energy):
         """**Raises:** TypeError unless the energy is an `AbstractDeepEnergy`."""
@@ -242,7 +242,7 @@ class MeanFieldPCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = default_sampler(energy)
-        start = sampler.follow(_constant(energy), carry.state)
+        start = sampler.follow(constant(energy), carry.state)
         state, tuning, acceptance = _advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
@@ -274,11 +274,6 @@ def _as_deep(energy: AbstractEnergy) -> AbstractDeepEnergy:
     )
 
 
-def _check_number(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
-
-
 def _sampler(sampler: AbstractSampler | None, energy: AbstractEnergy) -> AbstractSampler:
     return default_sampler(energy) if sampler is None else sampler
 
@@ -299,7 +294,7 @@ def _advance(
     key: Key[Array, ""],
 ) -> tuple[State, Any, Float[Array, ""]]:
     """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
-    fixed = _constant(energy)
+    fixed = constant(energy)
 
     def step(carry, step_key):
         state, tuning = carry
@@ -321,11 +316,6 @@ def _correlation(before: Point, after: Point) -> Float[Array, ""]:
         squares += jnp.stack([jnp.sum(a * a), jnp.sum(b * b)])
     size = jnp.sqrt(jnp.prod(squares))
     return jnp.where(size > 0, products / jnp.where(size > 0, size, 1.0), 1.0)
-
-
-def _constant(energy: AbstractEnergy) -> PyTree:
-    arrays, rest = eqx.partition(energy, eqx.is_inexact_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
 def _two_phases(

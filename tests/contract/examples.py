@@ -122,6 +122,12 @@ def record():
     )
 
 
+def real_rows():
+    """Forty rows of three reals."""
+    rng = np.random.default_rng(5)
+    return jnp.asarray(rng.normal([0.3, -1.0, 0.6], [1.0, 0.5, 1.5], (40, 3)), float)
+
+
 def binary_rows():
     return jnp.asarray((np.random.default_rng(1).random((40, 5)) < 0.4).astype(float), float)
 
@@ -299,6 +305,33 @@ EXAMPLES = {
     objectives.RatioMatching: lambda: (objectives.RatioMatching(), rbm(), binary_rows()),
     objectives.SparseHidden: lambda: (
         objectives.SparseHidden(objectives.PersistentCD(num_chains=8), target=0.2, strength=0.3),
+        rbm(),
+        binary_rows(),
+    ),
+    objectives.ScoreMatching: lambda: (objectives.ScoreMatching(), gaussian_rbm(), real_rows()),
+    objectives.SlicedScoreMatching: lambda: (
+        objectives.SlicedScoreMatching(num_slices=2),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.DenoisingScoreMatching: lambda: (
+        objectives.DenoisingScoreMatching(0.3),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.MultiscaleDenoising: lambda: (
+        objectives.MultiscaleDenoising(0.3, largest=4.0, num_sizes=3),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.NoiseContrastive: lambda: (
+        objectives.NoiseContrastive(num_noise=2, learn_noise=True),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.ConditionalNCE: lambda: (objectives.ConditionalNCE(), rbm(), binary_rows()),
+    objectives.EnergyDiscrepancy: lambda: (
+        objectives.EnergyDiscrepancy(num_moves=4),
         rbm(),
         binary_rows(),
     ),

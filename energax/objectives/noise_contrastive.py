@@ -1,0 +1,105 @@
+"""Noise-contrastive estimation: the model learns to tell the data from noise of known density."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from energax.energies._base import (
+    AbstractNormalised,
+    batched,
+    partition_trainable,
+    softplus,
+)
+from energax.energies.reference import fitted_base
+from energax.objectives._base import AbstractObjective, check_whole, constant
+from energax.spaces import num_rows
+
+_STARTS = 1000
+"""Points of noise that the first guess of log Z is from."""
+
+
+class NoiseContrastive(AbstractObjective):
+    """NCE: the mean over rows of −log σ(G(x)) − Σ_j log σ(−G(y_j)), G = f − c − log q − log ν.
+
+    Gutmann & Hyvärinen 2012, "Noise-contrastive estimation of unnormalized statistical models",
+    eq. 8: ν points y of noise q for each row, and c a parameter of its own, which comes to log Z.
+    Population target: the truth and its log Z where the family holds it. Errors are large where q
+    and the data hardly overlap, which in many dimensions they do not.
+
+    Spaces: all that have a base (`q` is fitted to the data where none is given). A row costs 1 + ν
+    evaluations of f and no gradient in x.
+
+    **Arguments:** `noise` q: a normalised energy on the same space; None fits the base of the space
+    to the data. `num_noise` ν: points of noise a row. `learn_noise`: q follows the data too, by
+    maximum likelihood.
+
+    **Raises:** ValueError unless `num_noise` is a whole number from 1; TypeError for a `noise` that
+    is not normalised.
+
+    The metrics of a step hold c as `log_z`.
+    """
+
+    noise: Any = None
+    num_noise: int = eqx.field(static=True, default=1)
+    learn_noise: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_whole("num_noise", self.num_noise)
+        if self.noise is not None and not isinstance(self.noise, AbstractNormalised):
+            raise TypeError(
+                "NoiseContrastive: noise has to be drawn from and its density known: expected a "
+                f"normalised energy, got {type(self.noise).__name__}"
+            )
+
+    def init(self, energy, data, *, key):
+        """((c, trained arrays of q or None), q without them).
+
+        c starts where the means of f and log q over noise say, by self-normalised importance.
+
+        **Raises:** TypeError for a space that has no base, or a noise on another space.
+        """
+        noise = fitted_base(energy.space, data) if self.noise is None else self.noise
+        if noise.space != energy.space:
+            raise TypeError(
+                f"NoiseContrastive: the noise lives on {noise.space}, the energy on {energy.space}"
+            )
+        y = noise.draw(_STARTS, key=key)
+        ratio = batched(energy, y) - batched(noise, y) + noise.log_z
+        c = jax.nn.logsumexp(ratio) - math.log(_STARTS)
+        c = jnp.where(jnp.isfinite(c), c, 0.0)
+        if not self.learn_noise:
+            return (c, None), noise
+        trained, fixed = partition_trainable(noise)
+        return (c, trained), fixed
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        c, trained = params
+        noise: Any = carry if trained is None else eqx.combine(trained, carry)
+        still = constant(noise)
+        y = still.draw(num_rows(batch) * self.num_noise, key=key)
+        energies = -batched(energy, batch)
+
+        def surplus(f, x):
+            return f - c - (batched(still, x) - still.log_z) - math.log(self.num_noise)
+
+        data = softplus(-surplus(-energies, batch))
+        other = softplus(surplus(batched(energy, y), y))
+        loss = jnp.mean(data) + self.num_noise * jnp.mean(other)
+        if trained is not None:
+            loss = loss - jnp.mean(batched(noise, batch)) + noise.log_z
+        right = (jnp.mean(data < math.log(2)) + self.num_noise * jnp.mean(other < math.log(2))) / (
+            1 + self.num_noise
+        )
+        metrics = {
+            "energy_data": jnp.mean(energies),
+            "energy_data_sd": jnp.std(energies),
+            "log_z": c,
+            "told_apart": right,
+        }
+        return loss, carry, metrics
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + self.num_noise))

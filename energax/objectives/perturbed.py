@@ -1,0 +1,138 @@
+"""Objectives that compare each row with moved copies of itself: Z cancels, on every space.
+
+A move is the space's own symmetric one, q(y|x) = q(x|y) (`AbstractSpace.propose`): normal steps
+on reals, reflected at the ends of a box, other values of some sites on few-valued spaces.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from energax.energies._base import batched, softplus
+from energax.objectives._base import (
+    AbstractObjective,
+    as_numbers,
+    check_positive,
+    check_whole,
+)
+from energax.spaces import AbstractSpace, Binary, Categorical, Point, Record, Spin
+
+_CHANGES = 2.0
+"""Sites of a few-valued space that a move changes in the mean, where no scale is given."""
+
+
+class ConditionalNCE(AbstractObjective):
+    """The mean over rows and their moved copies y of 2 log(1 + exp(f(y) − f(x))).
+
+    Ceylan & Gutmann 2018, "Conditional noise-contrastive estimation of unnormalised models",
+    section 2, with symmetric noise: which of x and y is the row? Population target: the truth where
+    the family holds it, for moves that lead from any point to any other in the end. Small moves see
+    f near the data alone, as score matching does, to which it tends.
+
+    Spaces: all. A row costs 1 + `num_moves` evaluations of f and no gradient in x.
+
+    **Arguments:** `scale` of the move: a standard deviation in units of x where values are ordered,
+    else the probability that a site changes; a number, of the shape of a point, or a dict of these
+    on `Record`. None takes the data's standard deviation, and two changed sites of few values.
+    `num_moves`: copies a row.
+
+    **Raises:** ValueError for a scale that is not positive.
+    """
+
+    scale: Any = eqx.field(default=None, converter=as_numbers)
+    num_moves: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        _check(self)
+
+    def init(self, energy, data, *, key):
+        """(None, the scale)."""
+        return None, _scale(energy.space, data, self.scale)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        f = batched(energy, batch)
+        moved = _moved(energy.space, batch, carry, self.num_moves, key)
+        gains = batched(energy, moved).reshape(self.num_moves, -1) - f
+        # Copies that are the row itself say nothing, and have no gradient.
+        return 2 * jnp.mean(softplus(gains)), carry, _metrics(f)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + self.num_moves))
+
+
+class EnergyDiscrepancy(AbstractObjective):
+    """The mean over rows of log(w/M + (1/M) Σ_j exp(f(x_j) − f(x))), x_j from x by two moves.
+
+    Schröder, Ou, Lim, Li, Vollmer & Duncan 2023, "Energy discrepancies: a score-independent loss
+    for energy-based models", section 3; on discrete spaces Schröder, Ou, Li & Duncan 2024. All x_j
+    share the first move, x → y, and are moved back from y apart from one another; the sum estimates
+    what f gives the neighbourhood of y. Population target: as M → ∞ the truth where the family
+    holds it (2023, theorem 1), for any scale: small moves are score matching, large ones maximum
+    likelihood. At finite M w > 0 takes most of the bias away (docs/choose.md has it measured).
+
+    Spaces: all. A row costs 1 + M evaluations of f and no gradient in x.
+
+    **Arguments:** `scale` of a move, as of `ConditionalNCE`. `num_moves` M: copies a row. `w`: from
+    0.
+
+    **Raises:** ValueError for a scale that is not positive or a negative w.
+    """
+
+    scale: Any = eqx.field(default=None, converter=as_numbers)
+    num_moves: int = eqx.field(static=True, default=16)
+    w: Float[Array, ""] = eqx.field(default=1.0, converter=lambda v: jnp.asarray(v, float))
+
+    def __check_init__(self):
+        _check(self)
+        if not 0 <= float(self.w) < math.inf:
+            raise ValueError(f"EnergyDiscrepancy: expected w from 0, got {float(self.w):g}")
+
+    def init(self, energy, data, *, key):
+        """(None, the scale)."""
+        return None, _scale(energy.space, data, self.scale)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        key_away, key_back = jax.random.split(key)
+        f = batched(energy, batch)
+        away = energy.space.propose(batch, carry, key=key_away)
+        back = _moved(energy.space, away, carry, self.num_moves, key_back)
+        gains = batched(energy, back).reshape(self.num_moves, -1) - f
+        floor = jnp.broadcast_to(jnp.log(self.w), (1, gains.shape[1]))
+        terms = jax.nn.logsumexp(jnp.concatenate([gains, floor]), axis=0)
+        return jnp.mean(terms) - math.log(self.num_moves), carry, _metrics(f)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + self.num_moves))
+
+
+def _moved(space: AbstractSpace, x: Point, scale: Any, num: int, key) -> Point:
+    """`num` moved copies of each row, (num · rows, *event), the first of every row first."""
+    many = jax.tree.map(lambda a: jnp.tile(a, (num, *[1] * (a.ndim - 1))), x)
+    return space.propose(many, scale, key=key)
+
+
+def _metrics(f: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
+    return {"energy_data": -jnp.mean(f), "energy_data_sd": jnp.std(f)}
+
+
+def _scale(space: AbstractSpace, data: Point, scale: Any) -> Any:
+    if scale is not None:
+        return scale
+    if isinstance(space, Record):
+        return {name: _scale(part, data[name], None) for name, part in space.parts.items()}
+    if isinstance(space, (Binary, Spin, Categorical)):
+        return jnp.asarray(min(0.5, _CHANGES / space.num_sites), float)
+    sd = np.asarray(data, np.float64).std(axis=0)
+    # Columns that never change have none; whole numbers have to come to the next one.
+    least = 1e-6 * sd.max() if space.is_continuous else 0.5
+    return jnp.asarray(np.maximum(sd, least) if sd.max() > 0 else np.ones_like(sd), float)
+
+
+def _check(objective: Any) -> None:
+    check_whole("num_moves", objective.num_moves)
+    check_positive("scale", objective.scale)

@@ -1,0 +1,305 @@
+"""Score matching: the model's score ∇f against the data's, where Z is never asked for.
+
+By a rule of partial integration the score of the data need not be known (Hyvärinen 2005), or it is
+that of the data with noise added, which is (Vincent 2011). What the losses see is f near the data:
+modes that the data do not join are not weighed against one another.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key
+
+from energax.energies._base import AbstractEnergy
+from energax.objectives._base import (
+    AbstractObjective,
+    as_numbers,
+    check_positive,
+    check_whole,
+)
+from energax.spaces import AbstractSpace, Box, Point, Real, Record
+
+_AT_ONCE = 2**14
+"""Second derivatives computed at once, rows times coordinates."""
+_OF_SD = 0.1
+"""Noise in units of the data's standard deviation, where none is given."""
+_LEAST = 1e-6
+"""Of an sd, as a share of the largest one: columns that never change have none."""
+
+
+class _AbstractByParts(AbstractObjective):
+    """E_data Σ_i [h_i (½ (∂_i f)² + ∂_i² f) + h_i' ∂_i f], with h = 1 on `Real`.
+
+    On `Box` h_i is the distance to the nearer end in units of the data's sd, at most 1: partial
+    integration then leaves nothing behind at the ends.
+    """
+
+    def init(self, energy, data, *, key):
+        """(None, (low, high, sd of the data), each (coordinates,)).
+
+        **Raises:** TypeError unless all coordinates are real.
+        """
+        low, high = _ends(type(self).__name__, energy.space)
+        return None, (low, high, _sd(data))
+
+    @abstractmethod
+    def _curvature(
+        self, f: Any, rows: Float[Array, "rows d"], h: Float[Array, "rows d"], key: Key[Array, ""]
+    ) -> Float[Array, " rows"]:
+        """Σ_i h_i ∂_i² f of each row."""
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        f, rows = _flat(energy, batch)
+        low, high, sd = carry
+        h, slope = _weight(rows, low, high, sd)
+        values, scores = jax.vmap(jax.value_and_grad(f))(rows)
+        first = jnp.sum(h * scores**2 / 2 + slope * scores, axis=-1)
+        loss = jnp.mean(first + self._curvature(f, rows, h, key))
+        return loss, carry, {"energy_data": -jnp.mean(values), "energy_data_sd": jnp.std(values)}
+
+
+class ScoreMatching(_AbstractByParts):
+    """The mean over rows of Σ_i ½ (∂_i f)² + ∂_i² f, up to a constant ½ E|∇f − ∇log p_data|².
+
+    Hyvärinen 2005, "Estimation of non-normalized statistical models by score matching", eq. 4, the
+    second derivatives exact (forward over reverse). On `Box` each term is weighted by the distance
+    to the nearer end (Yu, Drton & Shojaie 2019, "Generalized score matching for non-negative
+    data"). Population target: the truth where the family holds it, else the f of the nearest score
+    in mean square. In energies that are linear in θ it is a quadratic.
+
+    Spaces: `Real`, `Box` and records of them, n coordinates in all. A row costs n products with the
+    Hessian of f, each about two gradients.
+    """
+
+    @property
+    def is_deterministic(self):
+        return True
+
+    def _curvature(self, f, rows, h, key):
+        d = rows.shape[1]
+
+        @jax.checkpoint  # else the gradient would keep what every coordinate computed
+        def along(i):
+            direction = jnp.zeros(d, rows.dtype).at[i].set(1.0)
+            return jax.vmap(lambda row: _hessian_product(f, row, direction)[i])(rows)
+
+        at_once = max(1, min(d, _AT_ONCE // len(rows)))
+        each = jax.lax.map(along, jnp.arange(d), batch_size=at_once)
+        return jnp.sum(h * each.T, axis=-1)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + 2 * energy.space.num_sites))
+
+
+class SlicedScoreMatching(_AbstractByParts):
+    """`ScoreMatching` with the second derivatives along random directions: E ½|∇f|² + vᵀ∇²f v.
+
+    Song, Garg, Shi & Ermon 2019, "Sliced score matching", with variance reduction (SSM-VR), v of
+    random signs (Hutchinson 1989), which has the trace as its mean. Population target: that of
+    `ScoreMatching`. A row costs `num_slices` products with the Hessian of f instead of one a
+    coordinate, and the gradient is noisier.
+
+    **Arguments:** `num_slices`: directions a row.
+
+    Spaces: those of `ScoreMatching`.
+    """
+
+    num_slices: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        check_whole("num_slices", self.num_slices)
+
+    def _curvature(self, f, rows, h, key):
+        signs = jax.random.rademacher(key, (self.num_slices, *rows.shape), rows.dtype)
+
+        def along(row, direction):
+            return _hessian_product(f, row, direction) @ direction
+
+        each = jax.vmap(jax.vmap(along), (None, 0))(rows, jnp.sqrt(h) * signs)
+        return jnp.mean(each, axis=0)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + 2 * self.num_slices))
+
+
+class DenoisingScoreMatching(AbstractObjective):
+    """The mean over rows of ½|σ∇f(x + σε) + ε|², ε standard normal.
+
+    Vincent 2011, "A connection between score matching and denoising autoencoders", section 4.3,
+    times σ². Each ε is taken with both signs: the part of the gradient's noise that grows as 1/σ
+    cancels. Population target: the truth convolved with the noise, p ∗ N(0, σ²), where the family
+    holds it. ε has mean −σ∇f(x̃) given x̃, so that x̃ + σ²∇f(x̃) is the best guess of the row behind
+    x̃ (Tweedie's formula; Robbins 1956).
+
+    Spaces: `Real` and records of it. A row costs two gradients in x.
+
+    **Arguments:** `sigma` σ: a number, or of the shape of a point; None takes a tenth of each
+    coordinate's standard deviation in the data.
+
+    **Raises:** ValueError for a σ that is not positive.
+    """
+
+    sigma: Any = eqx.field(default=None, converter=as_numbers)
+
+    def __check_init__(self):
+        check_positive("sigma", self.sigma)
+
+    def init(self, energy, data, *, key):
+        """(None, σ of each coordinate).
+
+        **Raises:** TypeError unless the space is `Real` or a record of it; ValueError for a σ of
+        another shape.
+        """
+        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        f, rows = _flat(energy, batch)
+        noise = jax.random.normal(key, rows.shape, rows.dtype)
+        sigma = jnp.broadcast_to(carry, rows.shape)
+        loss, values = _denoising(f, rows, noise, sigma, sigma)
+        return jnp.mean(loss), carry, _of_noisy(values)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return 2.0 * batch_size
+
+
+class MultiscaleDenoising(AbstractObjective):
+    """Denoising score matching with noise of many sizes s and one target σ: the mean over rows and
+    sizes of ½|(σ²/s) ∇f(x + sε) + ε|².
+
+    Li, Chen & Sommer 2019, "Learning energy-based models in high-dimensional spaces with multi-
+    scale denoising score matching", with l(s) = 1/s². In many dimensions noise of one size
+    teaches f about a thin shell around the data alone; large s tell it where the data are from far
+    away. Population target: σ²∇f(x̃) = E[x | x̃] − x̃, the mean over rows and sizes weighted by
+    1/s². That is p ∗ N(0, σ²) only with the single size σ: with larger ones f is steeper. On data
+    of variance v its own precision, 1/(v + σ²), comes out as 1/(σ² · mean of (1 + v/s²)).
+
+    Spaces: `Real` and records of it. A row costs two gradients in x.
+
+    **Arguments:** `sigma` σ: a number, or of the shape of a point; None takes a tenth of each
+    coordinate's standard deviation in the data. `largest`: the largest s in units of σ. `num_sizes`
+    of s, geometric from σ on.
+
+    **Raises:** ValueError for a σ that is not positive, or `largest` below 1.
+    """
+
+    sigma: Any = eqx.field(default=None, converter=as_numbers)
+    largest: Float[Array, ""] = eqx.field(default=10.0, converter=lambda v: jnp.asarray(v, float))
+    num_sizes: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_whole("num_sizes", self.num_sizes)
+        check_positive("sigma", self.sigma)
+        if not float(self.largest) >= 1:
+            raise ValueError(
+                f"MultiscaleDenoising: expected largest from 1, in units of sigma, got "
+                f"{float(self.largest):g}"
+            )
+
+    def init(self, energy, data, *, key):
+        """(None, σ of each coordinate); raises as `DenoisingScoreMatching`."""
+        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
+
+    def sizes(self) -> Float[Array, " num_sizes"]:
+        """s in units of σ."""
+        return self.largest ** jnp.linspace(0.0, 1.0, self.num_sizes)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        f, rows = _flat(energy, batch)
+        key_noise, key_size = jax.random.split(key)
+        noise = jax.random.normal(key_noise, rows.shape, rows.dtype)
+        chosen = jax.random.randint(key_size, (len(rows), 1), 0, self.num_sizes)
+        size = self.sizes()[chosen]
+        loss, values = _denoising(f, rows, noise, size * carry, carry / size)
+        return jnp.mean(loss), carry, _of_noisy(values)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return 2.0 * batch_size
+
+
+def _flat(energy: AbstractEnergy, batch: Point) -> tuple[Any, Float[Array, "rows d"]]:
+    """(f of a flat point, the rows flat)."""
+    unravel = ravel_pytree(energy.space.example())[1]
+    rows = jax.vmap(lambda x: ravel_pytree(x)[0])(jax.tree.map(jnp.asarray, batch))
+    return (lambda v: energy.log_density(unravel(v))), rows
+
+
+def _hessian_product(f: Any, row: Float[Array, " d"], direction: Float[Array, " d"]):
+    return jax.jvp(jax.grad(f), (row,), (direction,))[1]
+
+
+def _denoising(f, rows, noise, moved, pull):
+    """(½|pull ∇f(x ± moved ε) ± ε|², f there), means over both signs, (rows,)."""
+
+    def one(row, noise, moved, pull, sign):
+        value, score = jax.value_and_grad(f)(row + sign * moved * noise)
+        return jnp.sum((pull * score + sign * noise) ** 2) / 2, value
+
+    both = [jax.vmap(one, (0, 0, 0, 0, None))(rows, noise, moved, pull, s) for s in (1.0, -1.0)]
+    return jax.tree.map(lambda a, b: (a + b) / 2, *both)
+
+
+def _of_noisy(values: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
+    """The energy of the rows with their noise: of the rows themselves nothing is computed."""
+    return {"energy_data": -jnp.mean(values), "energy_data_sd": jnp.std(values)}
+
+
+def _ends(name: str, space: AbstractSpace) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """Ends of every coordinate, infinite on `Real`."""
+    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
+    ends = []
+    for part in parts:
+        if not isinstance(part, (Real, Box)):
+            raise TypeError(
+                f"{name} differentiates f in x, which takes real coordinates (Real, Box, or a "
+                f"Record of them), got {space}; train with energax.objectives.PseudoLikelihood() "
+                "on few-valued sites, else PersistentCD() or ConditionalNCE()"
+            )
+        if isinstance(part, Box):
+            ends.append((part.low.reshape(-1), part.high.reshape(-1)))
+        else:
+            wall = jnp.full(part.num_sites, jnp.inf)
+            ends.append((-wall, wall))
+    low, high = zip(*ends, strict=True)
+    return jnp.concatenate(low), jnp.concatenate(high)
+
+
+def _sd(data: Point) -> Float[Array, " d"]:
+    """Standard deviation of every coordinate, kept off 0."""
+    leaves = [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(data)]
+    sd = np.concatenate([leaf.std(axis=0) for leaf in leaves])
+    largest = sd.max()
+    return jnp.asarray(np.maximum(sd, _LEAST * largest) if largest > 0 else np.ones_like(sd), float)
+
+
+def _weight(rows, low, high, sd) -> tuple[Float[Array, "rows d"], Float[Array, "rows d"]]:
+    """(h, h'), 1 and 0 away from ends."""
+    to_low, to_high = rows - low, high - rows
+    nearest = jnp.minimum(to_low, to_high)
+    near = nearest < sd
+    slope = jnp.where(to_low < to_high, 1.0, -1.0) / sd
+    return jnp.where(near, nearest / sd, 1.0), jnp.where(near, slope, 0.0)
+
+
+def _noise(name: str, space: AbstractSpace, sigma: Any, data: Point) -> Float[Array, " d"]:
+    low, high = _ends(name, space)
+    if bool(jnp.any(jnp.isfinite(low) | jnp.isfinite(high))):
+        raise TypeError(
+            f"{name}: noise would carry points out of {space}; take ScoreMatching() or "
+            "SlicedScoreMatching(), which know about ends"
+        )
+    if sigma is None:
+        return _OF_SD * _sd(data)
+    shapes = space.shape
+    if isinstance(sigma, dict) and isinstance(shapes, dict) and set(sigma) == set(shapes):
+        each = [jnp.broadcast_to(sigma[k], shapes[k]).reshape(-1) for k in sorted(shapes)]
+        return jnp.concatenate(each)
+    if not isinstance(sigma, dict) and (sigma.ndim == 0 or sigma.shape == shapes):
+        return jnp.broadcast_to(sigma.reshape(-1), low.shape)
+    got = sorted(sigma) if isinstance(sigma, dict) else f"shape {sigma.shape}"
+    raise ValueError(f"{name}: expected sigma as a number or of shape {shapes}, got {got}")
