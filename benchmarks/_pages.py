@@ -37,11 +37,18 @@ def write() -> None:
 
 
 def written(page: str) -> str:
-    """The text of a page with its tables as they follow from the results.
+    """The text of a page with its tables as they follow from the results, those without results as
+    they are.
 
     **Raises:** KeyError for a table of another name.
     """
-    return _BLOCK.sub(lambda m: m[1] + "\n" + "\n".join(_table(m[2])) + "\n\n" + m[4], page)
+
+    def block(found: re.Match) -> str:
+        if not (HERE / "results" / f"{_TARGETS[found[2]][0]}.json").exists():
+            return found[0]
+        return found[1] + "\n" + "\n".join(_table(found[2])) + "\n\n" + found[4]
+
+    return _BLOCK.sub(block, page)
 
 
 def _table(target: str) -> list[str]:

@@ -1,7 +1,8 @@
 """What does a sweep over an Ising model on a sparse graph cost, from 10⁴ to 10⁶ spins?
 
 Couplings of both signs on random graphs of three edges a spin: with ends at random, and with hubs
-(each new spin joins three ends of earlier edges, Barabási & Albert 1999).
+(each new spin joins three ends of earlier edges, as Batagelj & Brandes 2005 draw the graphs of
+Barabási & Albert 1999).
 """
 
 import numpy as np

@@ -306,46 +306,38 @@ def build_objective(
     return objective
 
 
+_OBJECTIVES = {
+    "auto": lambda: None,
+    "moments": lambda: None,
+    "likelihood": objectives.MaximumLikelihood,
+    "pseudolikelihood": objectives.PseudoLikelihood,
+    "ratio": objectives.RatioMatching,
+    "flow": objectives.MinimumProbabilityFlow,
+    "score": objectives.ScoreMatching,
+    "denoising": objectives.DenoisingScoreMatching,
+    "multiscale": objectives.MultiscaleDenoising,
+}
+_COUNTED = {
+    "cd": lambda num=1: objectives.ContrastiveDivergence(num_steps=num),
+    "pcd": lambda num=1: objectives.PersistentCD(num_steps=num),
+    "sliced": lambda num=1: objectives.SlicedScoreMatching(num_slices=num),
+    "nce": lambda num=1: objectives.NoiseContrastive(num_noise=num),
+    "conditional-nce": lambda num=1: objectives.ConditionalNCE(num_moves=num),
+    "discrepancy": lambda num=16: objectives.EnergyDiscrepancy(num_moves=num),
+}
+"""With a number after a colon."""
+
+
 def parse_objective(text: str) -> Any:
     """The objective that `text` names, None for the default of the energy."""
-    kind, _, count = text.partition(":")
-    try:
-        num_steps = int(count) if count else 1
-    except ValueError as error:
-        raise ValueError(f"--objective {text}: expected a whole number after the colon") from error
-    if num_steps < 1:
-        raise ValueError(f"--objective {text}: expected at least one step")
-    match kind:
-        case "auto" | "moments":
-            return None
-        case "likelihood":
-            return objectives.MaximumLikelihood()
-        case "cd":
-            return objectives.ContrastiveDivergence(num_steps=num_steps)
-        case "pcd":
-            return objectives.PersistentCD(num_steps=num_steps)
-        case "pseudolikelihood":
-            return objectives.PseudoLikelihood()
-        case "ratio":
-            return objectives.RatioMatching()
-        case "flow":
-            return objectives.MinimumProbabilityFlow()
-        case "score":
-            return objectives.ScoreMatching()
-        case "sliced":
-            return objectives.SlicedScoreMatching(num_slices=num_steps)
-        case "denoising":
-            return objectives.DenoisingScoreMatching()
-        case "multiscale":
-            return objectives.MultiscaleDenoising()
-        case "nce":
-            return objectives.NoiseContrastive(num_noise=num_steps)
-        case "conditional-nce":
-            return objectives.ConditionalNCE(num_moves=num_steps)
-        case "discrepancy":
-            return objectives.EnergyDiscrepancy(num_moves=num_steps if count else 16)
-    raise ValueError(
-        f"--objective {text}: expected auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, "
-        "flow, score, sliced:K, denoising, multiscale, nce:K, conditional-nce:K, discrepancy:K or "
-        "moments"
-    )
+    kind, colon, number = text.partition(":")
+    if kind not in _OBJECTIVES and kind not in _COUNTED:
+        words = ", ".join([*_OBJECTIVES, *(f"{word}:K" for word in _COUNTED)])
+        raise ValueError(f"--objective {text}: expected one of {words}")
+    if not colon:
+        return (_OBJECTIVES | _COUNTED)[kind]()
+    if kind in _OBJECTIVES:
+        raise ValueError(f"--objective {text}: {kind} takes no number")
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"--objective {text}: expected a whole number from 1 after the colon")
+    return _COUNTED[kind](int(number))

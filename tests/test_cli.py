@@ -393,8 +393,17 @@ def test_every_word_of_objective_names_one(tmp_path, capsys):
     assert jobs.parse_objective("discrepancy").num_moves == 16
     np.save(tmp_path / "reals.npy", np.random.default_rng(0).normal(1.0, 0.5, (200, 2)))
     fit = ["fit", tmp_path / "reals.npy", "--model", "mlp", "--num-steps", "20", "--json"]
-    for word in ("score", "nce", "discrepancy:2"):
-        status, out, _ = run(*fit, "--out", tmp_path / word[:3], "--objective", word, capsys=capsys)
+    new = (
+        "score",
+        "sliced:2",
+        "denoising",
+        "multiscale",
+        "nce:2",
+        "conditional-nce",
+        "discrepancy:2",
+    )
+    for word in new:
+        status, out, _ = run(*fit, "--out", tmp_path / word[:5], "--objective", word, capsys=capsys)
         assert status == 0 and json.loads(out)
     rows = tmp_path / "bits.npy"
     np.save(rows, binary_rows())

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from energax.energies._base import AbstractEnergy
@@ -136,6 +137,28 @@ def check_positive(name: str, value: Any) -> None:
     for leaf in jax.tree.leaves(value):
         if not bool(jnp.all((leaf > 0) & jnp.isfinite(leaf))):
             raise ValueError(f"{name}: expected numbers above 0, got {leaf}")
+
+
+def spreads(data: Point) -> Any:
+    """Standard deviation of every coordinate of rows, float64 of the shape of a point; that of a
+    coordinate that never changes is the others' root mean square, or 1."""
+    sd = jax.tree.map(lambda rows: np.std(np.asarray(rows, np.float64), axis=0), data)
+    known = np.concatenate([leaf[leaf > 0].reshape(-1) for leaf in jax.tree.leaves(sd)])
+    typical = np.sqrt(np.mean(known**2)) if len(known) else 1.0
+    return jax.tree.map(lambda leaf: np.where(leaf > 0, leaf, typical), sd)
+
+
+def like_a_point(name: str, value: Any, shape: Any) -> Any:
+    """`value`, a number or an array (on a `Record` a number or a dict of these), if it has the
+    shape of a point; else a ValueError that calls it `name`."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        if set(value) != set(shape):
+            raise ValueError(f"{name}: expected the parts {sorted(shape)}, got {sorted(value)}")
+        return {k: like_a_point(f"{name}[{k!r}]", value[k], shape[k]) for k in shape}
+    if isinstance(value, dict) or (jnp.ndim(value) > 0 and jnp.shape(value) != shape):
+        got = f"parts {sorted(value)}" if isinstance(value, dict) else f"shape {jnp.shape(value)}"
+        raise ValueError(f"{name}: expected a number or the shape of a point, {shape}, got {got}")
+    return value
 
 
 def steepest_slope(

@@ -19,11 +19,14 @@ from energax.objectives._base import (
     as_numbers,
     check_positive,
     check_whole,
+    like_a_point,
+    spreads,
 )
 from energax.spaces import AbstractSpace, Binary, Categorical, Point, Record, Spin
 
 _CHANGES = 2.0
-"""Sites of a few-valued space that a move changes in the mean, where no scale is given."""
+"""Where no scale is given: sites of few unordered values that a move changes in the mean, and
+coordinates that could move by a standard deviation for as much."""
 
 
 class ConditionalNCE(AbstractObjective):
@@ -38,10 +41,12 @@ class ConditionalNCE(AbstractObjective):
 
     **Arguments:** `scale` of the move: a standard deviation in units of x where values are ordered,
     else the probability that a site changes; a number, of the shape of a point, or a dict of these
-    on `Record`. None takes the data's standard deviation, and two changed sites of few values.
-    `num_moves`: copies a row.
+    on `Record`. None takes √(2/n) of the data's standard deviation, at most all of it, where n
+    coordinates are ordered, and two changed sites in the mean of those that are not. `num_moves`:
+    copies a row.
 
-    **Raises:** ValueError for a scale that is not positive.
+    **Raises:** ValueError for a scale that is not positive; from `init` for one of another shape,
+    or a probability that is not below 1.
     """
 
     scale: Any = eqx.field(default=None, converter=as_numbers)
@@ -121,16 +126,41 @@ def _metrics(f: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
 
 
 def _scale(space: AbstractSpace, data: Point, scale: Any) -> Any:
+    """The scale that was given, if it suits the space, else one by the data."""
+    parts = space.parts if isinstance(space, Record) else {"": space}
     if scale is not None:
+        scale = like_a_point("scale", scale, _site_shapes(space))
+        for name, part in parts.items():
+            own = scale[name] if isinstance(scale, dict) else scale
+            if _is_unordered(part) and not bool(np.all(np.asarray(own) < 1)):
+                raise ValueError(
+                    f"scale: on {part} it is the probability that a site changes, below 1; got "
+                    f"{own}"
+                )
         return scale
+    unordered = sum(part.num_sites for part in parts.values() if _is_unordered(part))
+    ordered = space.num_sites - unordered
+    shrink = min(1.0, math.sqrt(_CHANGES / ordered)) if ordered else 1.0
+    sd = spreads({name: data[name] for name in parts} if isinstance(space, Record) else {"": data})
+    found = {}
+    for name, part in parts.items():
+        if _is_unordered(part):
+            found[name] = jnp.asarray(min(0.5, _CHANGES / unordered), float)
+        else:  # whole numbers have to come to the next one
+            least = 0.0 if part.is_continuous else 0.5
+            found[name] = jnp.asarray(np.maximum(shrink * sd[name], least), float)
+    return found if isinstance(space, Record) else found[""]
+
+
+def _is_unordered(space: AbstractSpace) -> bool:
+    return isinstance(space, (Binary, Spin, Categorical))
+
+
+def _site_shapes(space: AbstractSpace) -> Any:
+    """The shape of a point, of one-hot categories that of their sites."""
     if isinstance(space, Record):
-        return {name: _scale(part, data[name], None) for name, part in space.parts.items()}
-    if isinstance(space, (Binary, Spin, Categorical)):
-        return jnp.asarray(min(0.5, _CHANGES / space.num_sites), float)
-    sd = np.asarray(data, np.float64).std(axis=0)
-    # Columns that never change have none; whole numbers have to come to the next one.
-    least = 1e-6 * sd.max() if space.is_continuous else 0.5
-    return jnp.asarray(np.maximum(sd, least) if sd.max() > 0 else np.ones_like(sd), float)
+        return {name: _site_shapes(part) for name, part in space.parts.items()}
+    return space.sites if isinstance(space, Categorical) else space.shape
 
 
 def _check(objective: Any) -> None:

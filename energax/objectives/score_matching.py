@@ -5,6 +5,7 @@ that of the data with noise added, which is (Vincent 2011). What the losses see 
 modes that the data do not join are not weighed against one another.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -15,21 +16,24 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
+from energax import random
 from energax.energies._base import AbstractEnergy
 from energax.objectives._base import (
     AbstractObjective,
     as_numbers,
     check_positive,
     check_whole,
+    like_a_point,
+    spreads,
 )
 from energax.spaces import AbstractSpace, Box, Point, Real, Record
 
-_AT_ONCE = 2**14
+_AT_ONCE = 2**12
 """Second derivatives computed at once, rows times coordinates."""
 _OF_SD = 0.1
 """Noise in units of the data's standard deviation, where none is given."""
-_LEAST = 1e-6
-"""Of an sd, as a share of the largest one: columns that never change have none."""
+_PIECEWISE = "relu", "leaky_relu"
+"""Activations whose second derivatives are 0."""
 
 
 class _AbstractByParts(AbstractObjective):
@@ -42,10 +46,27 @@ class _AbstractByParts(AbstractObjective):
     def init(self, energy, data, *, key):
         """(None, (low, high, sd of the data), each (coordinates,)).
 
-        **Raises:** TypeError unless all coordinates are real.
+        **Raises:** TypeError unless all coordinates are real, and for networks whose second
+        derivatives are 0 everywhere; ValueError for a coordinate that never changes.
         """
-        low, high = _ends(type(self).__name__, energy.space)
-        return None, (low, high, _sd(data))
+        name = type(self).__name__
+        low, high = _ends(name, energy.space)
+        activation = getattr(energy, "activation", None)
+        if activation in _PIECEWISE:
+            raise TypeError(
+                f"{name}: a network of {activation} is linear piece by piece, so that its "
+                "second derivatives say nothing; take activation='silu', or "
+                "DenoisingScoreMatching(), which needs none"
+            )
+        constant = np.flatnonzero(np.ptp(_columns(data), axis=0) == 0)
+        if len(constant):
+            raise ValueError(
+                f"{name}: {len(constant)} coordinate(s) never change in the data, the first is "
+                f"number {constant[0]}: there the loss falls without end; leave them out, or take "
+                "DenoisingScoreMatching(sigma)"
+            )
+        sd = np.std(_columns(data), axis=0)
+        return None, tuple(jnp.asarray(each, float) for each in (low, high, sd))
 
     @abstractmethod
     def _curvature(
@@ -64,12 +85,13 @@ class _AbstractByParts(AbstractObjective):
 
 
 class ScoreMatching(_AbstractByParts):
-    """The mean over rows of Σ_i ½ (∂_i f)² + ∂_i² f, up to a constant ½ E|∇f − ∇log p_data|².
+    """The mean over rows of Σ_i ½ (∂_i f)² + ∂_i² f, up to a constant ½ E|∇f − ∇log p_data|², for
+    f with two derivatives.
 
     Hyvärinen 2005, "Estimation of non-normalized statistical models by score matching", eq. 4, the
     second derivatives exact (forward over reverse). On `Box` each term is weighted by the distance
-    to the nearer end (Yu, Drton & Shojaie 2019, "Generalized score matching for non-negative
-    data"). Population target: the truth where the family holds it, else the f of the nearest score
+    to the nearer end (Yu, Drton & Shojaie 2022, "Generalized score matching for general domains").
+    Population target: the truth where the family holds it, else the f of the nearest score
     in mean square. In energies that are linear in θ it is a quadratic.
 
     Spaces: `Real`, `Box` and records of them, n coordinates in all. A row costs n products with the
@@ -139,7 +161,7 @@ class DenoisingScoreMatching(AbstractObjective):
     Spaces: `Real` and records of it. A row costs two gradients in x.
 
     **Arguments:** `sigma` σ: a number, or of the shape of a point; None takes a tenth of each
-    coordinate's standard deviation in the data.
+    coordinate's standard deviation in the data (`init(energy, data, key=key)[1]` tells it).
 
     **Raises:** ValueError for a σ that is not positive.
     """
@@ -159,7 +181,7 @@ class DenoisingScoreMatching(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         f, rows = _flat(energy, batch)
-        noise = jax.random.normal(key, rows.shape, rows.dtype)
+        noise = random.normal(key, rows.shape, rows.dtype)
         sigma = jnp.broadcast_to(carry, rows.shape)
         loss, values = _denoising(f, rows, noise, sigma, sigma)
         return jnp.mean(loss), carry, _of_noisy(values)
@@ -195,7 +217,7 @@ class MultiscaleDenoising(AbstractObjective):
     def __check_init__(self):
         check_whole("num_sizes", self.num_sizes)
         check_positive("sigma", self.sigma)
-        if not float(self.largest) >= 1:
+        if not 1 <= float(self.largest) < math.inf:
             raise ValueError(
                 f"MultiscaleDenoising: expected largest from 1, in units of sigma, got "
                 f"{float(self.largest):g}"
@@ -212,7 +234,7 @@ class MultiscaleDenoising(AbstractObjective):
     def __call__(self, energy, params, batch, carry, *, key):
         f, rows = _flat(energy, batch)
         key_noise, key_size = jax.random.split(key)
-        noise = jax.random.normal(key_noise, rows.shape, rows.dtype)
+        noise = random.normal(key_noise, rows.shape, rows.dtype)
         chosen = jax.random.randint(key_size, (len(rows), 1), 0, self.num_sizes)
         size = self.sizes()[chosen]
         loss, values = _denoising(f, rows, noise, size * carry, carry / size)
@@ -249,8 +271,8 @@ def _of_noisy(values: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
     return {"energy_data": -jnp.mean(values), "energy_data_sd": jnp.std(values)}
 
 
-def _ends(name: str, space: AbstractSpace) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Ends of every coordinate, infinite on `Real`."""
+def _ends(name: str, space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of every coordinate, infinite on `Real`; NumPy, as what is known is asked of them."""
     parts = list(space.parts.values()) if isinstance(space, Record) else [space]
     ends = []
     for part in parts:
@@ -261,20 +283,17 @@ def _ends(name: str, space: AbstractSpace) -> tuple[Float[Array, " d"], Float[Ar
                 "on few-valued sites, else PersistentCD() or ConditionalNCE()"
             )
         if isinstance(part, Box):
-            ends.append((part.low.reshape(-1), part.high.reshape(-1)))
+            ends.append((np.ravel(part.low), np.ravel(part.high)))
         else:
-            wall = jnp.full(part.num_sites, jnp.inf)
-            ends.append((-wall, wall))
+            ends.append((np.full(part.num_sites, -np.inf), np.full(part.num_sites, np.inf)))
     low, high = zip(*ends, strict=True)
-    return jnp.concatenate(low), jnp.concatenate(high)
+    return np.concatenate(low), np.concatenate(high)
 
 
-def _sd(data: Point) -> Float[Array, " d"]:
-    """Standard deviation of every coordinate, kept off 0."""
-    leaves = [np.asarray(leaf, np.float64).reshape(len(leaf), -1) for leaf in jax.tree.leaves(data)]
-    sd = np.concatenate([leaf.std(axis=0) for leaf in leaves])
-    largest = sd.max()
-    return jnp.asarray(np.maximum(sd, _LEAST * largest) if largest > 0 else np.ones_like(sd), float)
+def _columns(data: Point) -> np.ndarray:
+    """Rows as one float64 matrix, parts of a record in the order of their names."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(data)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def _weight(rows, low, high, sd) -> tuple[Float[Array, "rows d"], Float[Array, "rows d"]]:
@@ -288,18 +307,17 @@ def _weight(rows, low, high, sd) -> tuple[Float[Array, "rows d"], Float[Array, "
 
 def _noise(name: str, space: AbstractSpace, sigma: Any, data: Point) -> Float[Array, " d"]:
     low, high = _ends(name, space)
-    if bool(jnp.any(jnp.isfinite(low) | jnp.isfinite(high))):
+    if np.isfinite(low).any() or np.isfinite(high).any():
         raise TypeError(
             f"{name}: noise would carry points out of {space}; take ScoreMatching() or "
             "SlicedScoreMatching(), which know about ends"
         )
     if sigma is None:
-        return _OF_SD * _sd(data)
+        sigma = jax.tree.map(lambda sd: _OF_SD * sd, spreads(data))
+    sigma = like_a_point("sigma", sigma, space.shape)
     shapes = space.shape
-    if isinstance(sigma, dict) and isinstance(shapes, dict) and set(sigma) == set(shapes):
-        each = [jnp.broadcast_to(sigma[k], shapes[k]).reshape(-1) for k in sorted(shapes)]
-        return jnp.concatenate(each)
-    if not isinstance(sigma, dict) and (sigma.ndim == 0 or sigma.shape == shapes):
-        return jnp.broadcast_to(sigma.reshape(-1), low.shape)
-    got = sorted(sigma) if isinstance(sigma, dict) else f"shape {sigma.shape}"
-    raise ValueError(f"{name}: expected sigma as a number or of shape {shapes}, got {got}")
+    if isinstance(shapes, dict):
+        parts = sigma if isinstance(sigma, dict) else dict.fromkeys(shapes, sigma)
+        each = [jnp.broadcast_to(parts[k], shapes[k]).reshape(-1) for k in sorted(shapes)]
+        return jnp.concatenate(each).astype(float)
+    return jnp.broadcast_to(sigma, shapes).reshape(-1).astype(float)

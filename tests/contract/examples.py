@@ -325,7 +325,7 @@ EXAMPLES = {
         real_rows(),
     ),
     objectives.NoiseContrastive: lambda: (
-        objectives.NoiseContrastive(num_noise=2, learn_noise=True),
+        objectives.NoiseContrastive(Normal([0.0] * 3, [1.5] * 3), num_noise=2, learn_noise=True),
         gaussian_rbm(),
         real_rows(),
     ),

@@ -9,6 +9,7 @@ import pytest
 from energax.energies._base import GeometricPath, Product, Tempered, batched
 from energax.energies.lattice import Ising, PairwisePath, Potts
 from energax.energies.lattice import _base as lattice
+from energax.energies.lattice._base import colouring
 from energax.energies.reference import IndependentBernoulli
 from energax.random import key
 from energax.spaces import Binary, Categorical, Spin
@@ -150,6 +151,27 @@ def test_few_colours_are_found():
     assert len(Ising.grid((5, 5), 0.3).colours) == 3  # an odd torus
     # A hub's many neighbours are listed for the hub alone.
     assert [n.shape for n in Ising(star, 0.3, num_sites=40).neighbours] == [(1, 39), (39, 1)]
+
+
+def test_large_graphs_are_coloured_sites_of_most_neighbours_first(monkeypatch):
+    monkeypatch.setattr(colouring, "_EASY", 0)
+    complete = [(i, j) for i in range(6) for j in range(i)]
+    wheel = [*((i, (i + 1) % 9) for i in range(9)), *((9, i) for i in range(9))]
+    random = np.argwhere(np.triu(np.random.default_rng(5).random((200, 200)) < 0.04, 1))
+    for edges, num_sites, most in ((complete, 6, 6), (wheel, 10, 4), (random, 200, 8)):
+        model = Ising(edges, 0.3, num_sites=num_sites)
+        assert is_proper(model) and len(model.colours) <= most
+    assert len(Ising.grid((6, 6), 0.3).colours) == 2  # two colours are found as before
+
+
+def test_groups_are_split_where_that_saves_padding(monkeypatch):
+    degree = np.array([3, 90, 2, 3, 80, 1, 2, 3])
+    group = np.arange(8)
+    assert len(colouring.split_by_degree(group, degree)) == 1  # a cut would save 522 places
+    monkeypatch.setattr(colouring, "_WASTE", 100)
+    parts = colouring.split_by_degree(group, degree)
+    assert [part.tolist() for part in parts] == [[0, 2, 3, 5, 6, 7], [1, 4]]
+    assert [part.tolist() for part in colouring.split_by_degree(group[:0], degree)] == [[]]
 
 
 def test_a_large_graph_with_hubs_takes_memory_for_its_edges_alone():

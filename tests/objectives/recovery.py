@@ -6,6 +6,8 @@ covariance H⁻¹ V H⁻¹ / rows, H the mean Hessian and V the covariance of th
 Vaart 1998, theorem 5.23).
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -71,8 +73,16 @@ def chain_draws(num, seed):
 CHAIN_LOG_Z = 5 * np.log(2 * np.pi) - np.sum(_CHAIN["a"])
 
 
+class Found(NamedTuple):
+    """`z` of each parameter, `wald`: χ² of all together, `off`: estimate − what was due."""
+
+    z: np.ndarray
+    wald: float
+    off: np.ndarray
+
+
 def errors(objective, energy, data, *, seed, own_truth=None, target=None, steps=8):
-    """(z of each parameter, Wald's χ² of all together) of the minimum near the truth.
+    """How far the minimum near the truth is from it, as `Found`.
 
     **Arguments:** `energy`: where the search starts, made within `jax.enable_x64`. `own_truth`:
     what the objective's own parameters should come to, None to leave them out. `target`: an energy
@@ -127,4 +137,5 @@ def errors(objective, energy, data, *, seed, own_truth=None, target=None, steps=
         wanted, keep = np.append(wanted, own_truth), slice(None)
     off = np.asarray(v)[keep] - wanted
     covariance = covariance[keep, keep]
-    return off / np.sqrt(np.diag(covariance)), float(off @ np.linalg.solve(covariance, off))
+    wald = float(off @ np.linalg.solve(covariance, off))
+    return Found(off / np.sqrt(np.diag(covariance)), wald, off)

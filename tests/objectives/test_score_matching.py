@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from energax import fit, random
-from energax.energies import MultivariateNormal, from_log_density
+from energax.energies import MLP, MultivariateNormal, from_log_density
 from energax.objectives import (
     DenoisingScoreMatching,
     MultiscaleDenoising,
@@ -155,7 +155,7 @@ MEAN, COVARIANCE = np.array([0.7, -1.2]), np.array([[1.4, 0.5], [0.5, 0.6]])
 )
 def test_the_truth_is_found_in_two_dimensions(objective):
     with jax.enable_x64(True):
-        z, wald = errors(objective, banana(), banana_draws(100_000, 1), seed=3)
+        z, wald, _ = errors(objective, banana(), banana_draws(100_000, 1), seed=3)
     assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
 
 
@@ -165,7 +165,7 @@ def test_the_truth_is_found_in_two_dimensions(objective):
 )
 def test_the_truth_is_found_in_ten_dimensions(objective):
     with jax.enable_x64(True):
-        z, wald = errors(objective, chain(), chain_draws(100_000, 2), seed=4, steps=5)
+        z, wald, _ = errors(objective, chain(), chain_draws(100_000, 2), seed=4, steps=5)
     assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
 
 
@@ -181,7 +181,7 @@ def test_the_truth_is_found_between_ends():
     truth = [0.6 / 1.21, 0.5 / 1.21, 1.3]
     with jax.enable_x64(True):
         energy = from_log_density(f, Box([0.0, 0.0], [np.inf, 1.0]), params=jnp.asarray(truth))
-        z, wald = errors(ScoreMatching(), energy, rows, seed=3, steps=2)
+        z, wald, _ = errors(ScoreMatching(), energy, rows, seed=3, steps=2)
         assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
         free = from_log_density(
             lambda p, x: p @ jnp.stack([x[0], -(x[0] ** 2)]),
@@ -206,7 +206,7 @@ def test_denoising_finds_the_truth_convolved_with_the_noise():
     wide |= {"s": np.log(wide["s"]), "t": np.log(wide["t"])}
     with jax.enable_x64(True):
         energy = from_log_density(mixture, Real((1,)), params=jax.tree.map(jnp.asarray, wide))
-        z, wald = errors(DenoisingScoreMatching(sigma), energy, rows, seed=7)
+        z, wald, _ = errors(DenoisingScoreMatching(sigma), energy, rows, seed=7)
         assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
         narrow = wide | {"s": np.log(0.7), "t": np.log(0.5)}
         other = from_log_density(mixture, Real((1,)), params=jax.tree.map(jnp.asarray, narrow))
@@ -218,7 +218,7 @@ def test_denoising_with_a_size_for_each_coordinate():
     rows = np.random.default_rng(8).multivariate_normal(MEAN, COVARIANCE, 100_000)
     with jax.enable_x64(True):
         wide = gaussian_of(MEAN, COVARIANCE + np.diag(sigma**2))
-        z, wald = errors(DenoisingScoreMatching(sigma), wide, rows, seed=9, steps=3)
+        z, wald, _ = errors(DenoisingScoreMatching(sigma), wide, rows, seed=9, steps=3)
     assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
 
 
@@ -232,11 +232,11 @@ def test_many_sizes_of_noise_make_f_steeper_as_the_docstring_says():
     rows = np.random.default_rng(10).normal(mean, np.sqrt(variance), (100_000, 1))
     with jax.enable_x64(True):
         due = gaussian_of(np.array([mean]), np.array([[1 / precision]]))
-        z, wald = errors(objective, due, rows, seed=11, steps=3)
+        z, wald, _ = errors(objective, due, rows, seed=11, steps=3)
         assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
         one = MultiscaleDenoising(sigma, largest=1.0, num_sizes=1)
         wide = gaussian_of(np.array([mean]), np.array([[variance + sigma**2]]))
-        z, wald = errors(one, wide, rows, seed=11, steps=3)
+        z, wald, _ = errors(one, wide, rows, seed=11, steps=3)
     assert np.abs(z).max() < 4.5 and stats.chi2.sf(wald, len(z)) > P_LIMIT
 
 
@@ -278,6 +278,7 @@ def test_noise_does_not_leave_a_box():
         (lambda: DenoisingScoreMatching(-0.1), "sigma"),
         (lambda: MultiscaleDenoising(0.1, num_sizes=0), "num_sizes"),
         (lambda: MultiscaleDenoising(0.1, largest=0.5), "largest"),
+        (lambda: MultiscaleDenoising(0.1, largest=np.inf), "largest"),
     ],
 )
 def test_senseless_numbers_are_refused(make, match):
@@ -287,5 +288,24 @@ def test_senseless_numbers_are_refused(make, match):
 
 def test_a_sigma_of_another_shape_is_refused():
     energy = from_log_density(lambda x: -jnp.sum(x**2), Real((3,)))
-    with pytest.raises(ValueError, match=r"shape \(3,\), got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), got shape \(2,\)"):
         DenoisingScoreMatching([0.1, 0.2]).init(energy, np.zeros((4, 3)), key=random.key(0))
+
+
+def test_columns_that_never_change_are_refused_or_given_the_others_noise():
+    energy = from_log_density(lambda x: -jnp.sum(x**2), Real((3,)))
+    rows = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
+    rows[:, 1] = 0.7
+    with pytest.raises(ValueError, match=r"1 coordinate\(s\) never change.*number 1"):
+        ScoreMatching().init(energy, rows, key=random.key(0))
+    sigma = DenoisingScoreMatching().init(energy, rows, key=random.key(0))[1]
+    changing = rows[:, [0, 2]].std(0)
+    assert float(sigma[1]) == pytest.approx(0.1 * np.sqrt(np.mean(changing**2)), rel=1e-5)
+
+
+def test_networks_without_second_derivatives_are_refused():
+    energy = MLP(Real((2,)), width_size=4, key=random.key(0), activation="relu")
+    rows = np.random.default_rng(3).normal(size=(40, 2)).astype(np.float32)
+    with pytest.raises(TypeError, match=r"network of relu.*silu.*DenoisingScoreMatching"):
+        SlicedScoreMatching().init(energy, rows, key=random.key(0))
+    DenoisingScoreMatching().init(energy, rows, key=random.key(0))

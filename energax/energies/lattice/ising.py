@@ -52,7 +52,8 @@ class Ising(AbstractColouredSpins, AbstractBondEnergy, AbstractPairwise, Abstrac
     **Arguments:** `edges`: (edges, 2) site numbers, each pair once, in any order. `couplings`: J,
     (edges,) or a number. `fields`: h, (num_sites,), the shape of the space, or a number.
     `num_sites`: for a flat space, or `space`: a `Spin` of any shape. `colours`: groups of sites,
-    no two of one group joined by an edge; None finds some.
+    no two of one group joined by an edge; None finds some. A large group of sites of many and of
+    few neighbours is split.
 
     **Raises:** ValueError for an edge from a site to itself, an edge given twice, a site number out
     of range, shapes that do not fit, or two neighbours in one colour.

@@ -34,7 +34,8 @@ class Potts(AbstractBondEnergy, AbstractTiltable):
     **Arguments:** `edges`: (edges, 2) site numbers, each pair once, in any order. `couplings`: J,
     (edges,) or a number. `fields`: h, (num_sites, k), the sites' shape and k, or a number. `space`:
     a `Categorical` of any shape, index-coded or one-hot. `colours`: groups of sites, no two of one
-    group joined by an edge; None finds some.
+    group joined by an edge; None finds some. A large group of sites of many and of few neighbours
+    is split.
 
     **Raises:** ValueError for an edge from a site to itself, an edge given twice, a site number out
     of range, shapes that do not fit, or two neighbours in one colour; TypeError for another space.

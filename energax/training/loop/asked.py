@@ -54,7 +54,7 @@ def check_optimizer(optimizer: Any, objective: AbstractObjective) -> None:
         raise ValueError(
             f"optimizer='lbfgs' compares losses, and those of {type(objective).__name__} are of "
             "random samples: leave optimizer= out, or take an objective without chance such as "
-            "PseudoLikelihood()"
+            "PseudoLikelihood(), of reals ScoreMatching()"
         )
 
 

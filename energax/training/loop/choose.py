@@ -100,7 +100,7 @@ def fit(
       first half of the steps and then falls to zero in a straight line. `learning_rate`: None is
       0.01 for RBMs, Ising models and normalised families, 0.001 for networks and functions.
       "lbfgs" goes over all rows at every step and ends at a minimum: for objectives without chance
-      (pseudo-likelihood, exact likelihood), best where they are convex.
+      (pseudo-likelihood, exact likelihood, score matching), best where they are convex.
     - `num_steps`, `num_epochs`: one of the two; neither is 2000 steps. L-BFGS takes as many as it
       needs up to that.
     - `batch_size`: rows a step; None is 100, of L-BFGS all.

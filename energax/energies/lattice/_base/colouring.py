@@ -25,7 +25,7 @@ def colouring(pairs: np.ndarray, num_sites: int) -> list[np.ndarray]:
 
 
 def split_by_degree(group: np.ndarray, degree: np.ndarray) -> list[np.ndarray]:
-    """`group` in parts of alike `degree`, where rows padded to the largest would be mostly padding.
+    """`group` in parts of alike `degree`, where that saves a quarter of rows padded to the largest.
 
     With a few hubs among many sites of few neighbours the padding would else outgrow memory.
     """
