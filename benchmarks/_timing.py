@@ -203,12 +203,12 @@ def _serve(pipe, setup: str, arguments: dict[str, Any]) -> None:
     try:
         module, function = setup.split(":")
         once: Callable[[], Any] = getattr(importlib.import_module(module), function)(**arguments)
-        pipe.send(_timed(once)[0])
+        pipe.send(timed(once)[0])
         once()  # the second call may still grow pools and caches
         while True:
             command = pipe.recv()
             if command == "again":
-                pipe.send(_timed(once))
+                pipe.send(timed(once))
             else:
                 pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     except (EOFError, KeyboardInterrupt):
@@ -232,7 +232,8 @@ def child(command: list[str], **popen) -> tuple[float, float, float]:
     return wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def _timed(once: Callable[[], Any]) -> tuple[float, float]:
+def timed(once: Callable[[], Any]) -> tuple[float, float]:
+    """(wall, CPU) seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     once()
     return time.perf_counter() - wall, time.process_time() - cpu

@@ -7,7 +7,7 @@ Barabási & Albert 1999).
 
 import numpy as np
 
-from benchmarks._timing import Options, Report, Timing, clock, isolated, say
+from benchmarks._timing import Options, Report, Timing, clock, isolated, say, timed
 
 SIZES, EACH, SWEEPS, ROUNDS = (10_000, 100_000, 1_000_000), 3, 10, 5
 MOST_MIB, LINEAR = 2048.0, 2.0
@@ -82,15 +82,13 @@ def sweeps(graph: str, sites: int, rounds: int) -> dict:
     start = np.where(rng.random((1, sites)) < 0.5, 1.0, -1.0).astype(np.float32)
     state, tuning = sampler.init(energy, start, key=key)
 
-    def once() -> tuple[float, float]:
-        spent = clock()
+    def once() -> None:
         jax.block_until_ready(
             run_sampler(sampler, energy, state, tuning, key=key, num_steps=SWEEPS, keep=False)
         )
-        return spent()
 
-    first = once()[0]
-    wall, cpu = zip(*(once() for _ in range(rounds)), strict=True)
+    first = timed(once)[0]
+    wall, cpu = zip(*(timed(once) for _ in range(rounds)), strict=True)
     return {
         "first": first - float(np.median(wall)),
         "wall": list(wall),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from energax.energies._base import AbstractEnergy
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractObjective, energies_of_data
 from energax.spaces import Point, Record
 
 MAX_STATES = 2**12
@@ -42,8 +42,7 @@ class ConditionalLikelihood(AbstractObjective):
         log_z = jax.nn.logsumexp(f, axis=1)
         weight = jnp.exp(f - log_z[:, None])
         metrics = {
-            "energy_data": -jnp.mean(own),
-            "energy_data_sd": jnp.std(own),
+            **energies_of_data(-own),
             "energy_samples": -jnp.mean(jnp.sum(jnp.where(weight > 0, weight * f, 0.0), axis=1)),
         }
         return jnp.mean(log_z - own), None, metrics

@@ -13,9 +13,10 @@ from energax.energies._base import (
     AbstractDeepEnergy,
     AbstractEnergy,
     batched,
+    without_gradient,
 )
 from energax.energies.reference import fitted_base
-from energax.objectives._base import AbstractObjective, Metrics, check_whole, constant
+from energax.objectives._base import AbstractObjective, Metrics, check_whole, energies_of_data
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering
@@ -49,7 +50,7 @@ class ContrastiveDivergence(AbstractObjective):
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
         # Of a State only x is used: the rest is computed here.
-        start = sampler.refresh(constant(energy), State(batch, jnp.zeros(num_rows(batch))))
+        start = sampler.refresh(without_gradient(energy), State(batch, jnp.zeros(num_rows(batch))))
         state, tuning, acceptance = _advance(sampler, energy, start, carry, self.num_steps, key)
         loss, metrics = _two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
@@ -97,7 +98,7 @@ class PersistentCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = _sampler(self.sampler, energy)
-        start = sampler.follow(constant(energy), carry.state)
+        start = sampler.follow(without_gradient(energy), carry.state)
         state, tuning, acceptance = _advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
@@ -160,7 +161,7 @@ class TemperedPCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         inner, tempering = _sampler(self.sampler, energy), self._tempering(energy)
-        fixed = constant(energy)
+        fixed = without_gradient(energy)
 
         def tempered(state, tuning):
             start = tempering.follow(fixed, state)
@@ -242,7 +243,7 @@ class MeanFieldPCD(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = default_sampler(energy)
-        start = sampler.follow(constant(energy), carry.state)
+        start = sampler.follow(without_gradient(energy), carry.state)
         state, tuning, acceptance = _advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
@@ -251,8 +252,7 @@ class MeanFieldPCD(AbstractObjective):
         energies = energy.expected_energy(layers)
         sampled = -jnp.mean(batched(energy, state.x))
         metrics = {
-            "energy_data": jnp.mean(energies),
-            "energy_data_sd": jnp.std(energies),
+            **energies_of_data(energies),
             "energy_samples": sampled,
             "bound": jnp.mean(energy.bound(layers)),
             "acceptance": acceptance,
@@ -294,7 +294,7 @@ def _advance(
     key: Key[Array, ""],
 ) -> tuple[State, Any, Float[Array, ""]]:
     """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
-    fixed = constant(energy)
+    fixed = without_gradient(energy)
 
     def step(carry, step_key):
         state, tuning = carry
@@ -331,8 +331,7 @@ def _two_phases(
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
         energies, sampled = jnp.split(-batched(energy, both), [num_data])
     metrics = {
-        "energy_data": jnp.mean(energies),
-        "energy_data_sd": jnp.std(energies),
+        **energies_of_data(energies),
         "energy_samples": jnp.mean(sampled),
     }
     return metrics["energy_data"] - metrics["energy_samples"], metrics

@@ -22,7 +22,7 @@ from energax.energies._base import (
     softplus,
 )
 from energax.energies.lattice import pair_matrix
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractObjective, energies_of_data
 from energax.spaces import (
     AbstractArraySpace,
     Binary,
@@ -85,7 +85,7 @@ class _AbstractSiteObjective(AbstractObjective):
             energies = -energy.ensemble_log_density(batch)
         else:
             energies = -batched(energy, batch)
-        metrics = {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
+        metrics = energies_of_data(energies)
         return jnp.sum(self._mean(terms)), None, metrics
 
     def _mean(self, terms: Float[Array, "rows ..."]) -> Float[Array, "..."]:

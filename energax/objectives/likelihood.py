@@ -11,7 +11,7 @@ from energax.energies._base import (
     AbstractNormalised,
     batched,
 )
-from energax.objectives._base import AbstractObjective
+from energax.objectives._base import AbstractObjective, energies_of_data
 
 _CHUNK = 2**12
 """States whose energies are computed at once."""
@@ -55,7 +55,7 @@ class MaximumLikelihood(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         energies = -batched(energy, batch)
-        metrics = {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
+        metrics = energies_of_data(energies)
         if isinstance(energy, AbstractNormalised):
             log_z = energy.log_z
         elif sums_a_layer(energy):

@@ -13,9 +13,10 @@ from energax.energies._base import (
     batched,
     partition_trainable,
     softplus,
+    without_gradient,
 )
 from energax.energies.reference import BoxReference, fitted_base
-from energax.objectives._base import AbstractObjective, check_whole, constant
+from energax.objectives._base import AbstractObjective, check_whole, energies_of_data
 from energax.spaces import AbstractSpace, num_rows
 
 _STARTS = 1000
@@ -95,7 +96,7 @@ class NoiseContrastive(AbstractObjective):
         tens, trained = params
         c = _UNIT * tens
         noise: Any = carry if trained is None else eqx.combine(trained, carry)
-        still = constant(noise)
+        still = without_gradient(noise)
         y = still.draw(num_rows(batch) * self.num_noise, key=key)
         energies = -batched(energy, batch)
 
@@ -111,8 +112,7 @@ class NoiseContrastive(AbstractObjective):
             1 + self.num_noise
         )
         metrics = {
-            "energy_data": jnp.mean(energies),
-            "energy_data_sd": jnp.std(energies),
+            **energies_of_data(energies),
             "log_z": c,
             "told_apart": right,
         }

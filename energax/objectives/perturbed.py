@@ -19,6 +19,7 @@ from energax.objectives._base import (
     as_numbers,
     check_positive,
     check_whole,
+    energies_of_data,
     like_a_point,
     spreads,
 )
@@ -29,7 +30,31 @@ _CHANGES = 2.0
 coordinates that could move by a standard deviation for as much."""
 
 
-class ConditionalNCE(AbstractObjective):
+class _AbstractMoves(AbstractObjective):
+    """Rows against `num_moves` moved copies of each."""
+
+    scale: Any = eqx.field(default=None, converter=as_numbers)
+    num_moves: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        check_whole("num_moves", self.num_moves)
+        check_positive("scale", self.scale)
+
+    def init(self, energy, data, *, key):
+        """(None, the scale)."""
+        return None, _scale(energy.space, data, self.scale)
+
+    def _gains(self, energy, f, start, scale, key) -> Float[Array, "num_moves rows"]:
+        """f of the copies, moved away from `start`, less that of the rows."""
+        many = jax.tree.map(lambda a: jnp.tile(a, (self.num_moves, *[1] * (a.ndim - 1))), start)
+        moved = energy.space.propose(many, scale, key=key)
+        return batched(energy, moved).reshape(self.num_moves, -1) - f
+
+    def evaluations_per_step(self, energy, batch_size):
+        return float(batch_size * (1 + self.num_moves))
+
+
+class ConditionalNCE(_AbstractMoves):
     """The mean over rows and their moved copies y of 2 log(1 + exp(f(y) − f(x))).
 
     Ceylan & Gutmann 2018, "Conditional noise-contrastive estimation of unnormalised models",
@@ -49,28 +74,14 @@ class ConditionalNCE(AbstractObjective):
     or a probability that is not below 1.
     """
 
-    scale: Any = eqx.field(default=None, converter=as_numbers)
-    num_moves: int = eqx.field(static=True, default=1)
-
-    def __check_init__(self):
-        _check(self)
-
-    def init(self, energy, data, *, key):
-        """(None, the scale)."""
-        return None, _scale(energy.space, data, self.scale)
-
     def __call__(self, energy, params, batch, carry, *, key):
         f = batched(energy, batch)
-        moved = _moved(energy.space, batch, carry, self.num_moves, key)
-        gains = batched(energy, moved).reshape(self.num_moves, -1) - f
+        gains = self._gains(energy, f, batch, carry, key)
         # Copies that are the row itself say nothing, and have no gradient.
-        return 2 * jnp.mean(softplus(gains)), carry, _metrics(f)
-
-    def evaluations_per_step(self, energy, batch_size):
-        return float(batch_size * (1 + self.num_moves))
+        return 2 * jnp.mean(softplus(gains)), carry, energies_of_data(-f)
 
 
-class EnergyDiscrepancy(AbstractObjective):
+class EnergyDiscrepancy(_AbstractMoves):
     """The mean over rows of log(w/M + (1/M) Σ_j exp(f(x_j) − f(x))), x_j from x by two moves.
 
     Schröder, Ou, Lim, Li, Vollmer & Duncan 2023, "Energy discrepancies: a score-independent loss
@@ -88,41 +99,21 @@ class EnergyDiscrepancy(AbstractObjective):
     **Raises:** ValueError for a scale that is not positive or a negative w.
     """
 
-    scale: Any = eqx.field(default=None, converter=as_numbers)
     num_moves: int = eqx.field(static=True, default=16)
     w: Float[Array, ""] = eqx.field(default=1.0, converter=lambda v: jnp.asarray(v, float))
 
     def __check_init__(self):
-        _check(self)
         if not 0 <= float(self.w) < math.inf:
             raise ValueError(f"EnergyDiscrepancy: expected w from 0, got {float(self.w):g}")
-
-    def init(self, energy, data, *, key):
-        """(None, the scale)."""
-        return None, _scale(energy.space, data, self.scale)
 
     def __call__(self, energy, params, batch, carry, *, key):
         key_away, key_back = jax.random.split(key)
         f = batched(energy, batch)
         away = energy.space.propose(batch, carry, key=key_away)
-        back = _moved(energy.space, away, carry, self.num_moves, key_back)
-        gains = batched(energy, back).reshape(self.num_moves, -1) - f
+        gains = self._gains(energy, f, away, carry, key_back)
         floor = jnp.broadcast_to(jnp.log(self.w), (1, gains.shape[1]))
         terms = jax.nn.logsumexp(jnp.concatenate([gains, floor]), axis=0)
-        return jnp.mean(terms) - math.log(self.num_moves), carry, _metrics(f)
-
-    def evaluations_per_step(self, energy, batch_size):
-        return float(batch_size * (1 + self.num_moves))
-
-
-def _moved(space: AbstractSpace, x: Point, scale: Any, num: int, key) -> Point:
-    """`num` moved copies of each row, (num · rows, *event), the first of every row first."""
-    many = jax.tree.map(lambda a: jnp.tile(a, (num, *[1] * (a.ndim - 1))), x)
-    return space.propose(many, scale, key=key)
-
-
-def _metrics(f: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
-    return {"energy_data": -jnp.mean(f), "energy_data_sd": jnp.std(f)}
+        return jnp.mean(terms) - math.log(self.num_moves), carry, energies_of_data(-f)
 
 
 def _scale(space: AbstractSpace, data: Point, scale: Any) -> Any:
@@ -161,8 +152,3 @@ def _site_shapes(space: AbstractSpace) -> Any:
     if isinstance(space, Record):
         return {name: _site_shapes(part) for name, part in space.parts.items()}
     return space.sites if isinstance(space, Categorical) else space.shape
-
-
-def _check(objective: Any) -> None:
-    check_whole("num_moves", objective.num_moves)
-    check_positive("scale", objective.scale)

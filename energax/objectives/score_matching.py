@@ -23,10 +23,11 @@ from energax.objectives._base import (
     as_numbers,
     check_positive,
     check_whole,
+    energies_of_data,
     like_a_point,
     spreads,
 )
-from energax.spaces import AbstractSpace, Box, Point, Real, Record
+from energax.spaces import AbstractSpace, Box, Point, Real, Record, flatten_points
 
 _AT_ONCE = 2**12
 """Second derivatives computed at once, rows times coordinates."""
@@ -58,14 +59,15 @@ class _AbstractByParts(AbstractObjective):
                 "second derivatives say nothing; take activation='silu', or "
                 "DenoisingScoreMatching(), which needs none"
             )
-        constant = np.flatnonzero(np.ptp(_columns(data), axis=0) == 0)
+        rows = flatten_points(jax.tree.map(lambda a: np.asarray(a)[None], data))[0]
+        constant = np.flatnonzero(np.ptp(rows, axis=0) == 0)
         if len(constant):
             raise ValueError(
                 f"{name}: {len(constant)} coordinate(s) never change in the data, the first is "
                 f"number {constant[0]}: there the loss falls without end; leave them out, or take "
                 "DenoisingScoreMatching(sigma)"
             )
-        sd = np.std(_columns(data), axis=0)
+        sd = np.std(rows, axis=0)
         return None, tuple(jnp.asarray(each, float) for each in (low, high, sd))
 
     @abstractmethod
@@ -81,7 +83,7 @@ class _AbstractByParts(AbstractObjective):
         values, scores = jax.vmap(jax.value_and_grad(f))(rows)
         first = jnp.sum(h * scores**2 / 2 + slope * scores, axis=-1)
         loss = jnp.mean(first + self._curvature(f, rows, h, key))
-        return loss, carry, {"energy_data": -jnp.mean(values), "energy_data_sd": jnp.std(values)}
+        return loss, carry, energies_of_data(-values)
 
 
 class ScoreMatching(_AbstractByParts):
@@ -149,7 +151,27 @@ class SlicedScoreMatching(_AbstractByParts):
         return float(batch_size * (1 + 2 * self.num_slices))
 
 
-class DenoisingScoreMatching(AbstractObjective):
+class _AbstractDenoising(AbstractObjective):
+    """Rows with noise of σ on each coordinate, of both signs; Carry is σ."""
+
+    sigma: Any = eqx.field(default=None, converter=as_numbers)
+
+    def __check_init__(self):
+        check_positive("sigma", self.sigma)
+
+    def init(self, energy, data, *, key):
+        """(None, σ of each coordinate).
+
+        **Raises:** TypeError unless the space is `Real` or a record of it; ValueError for a σ of
+        another shape.
+        """
+        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
+
+    def evaluations_per_step(self, energy, batch_size):
+        return 2.0 * batch_size
+
+
+class DenoisingScoreMatching(_AbstractDenoising):
     """The mean over rows of ½|σ∇f(x + σε) + ε|², ε standard normal.
 
     Vincent 2011, "A connection between score matching and denoising autoencoders", section 4.3,
@@ -166,31 +188,15 @@ class DenoisingScoreMatching(AbstractObjective):
     **Raises:** ValueError for a σ that is not positive.
     """
 
-    sigma: Any = eqx.field(default=None, converter=as_numbers)
-
-    def __check_init__(self):
-        check_positive("sigma", self.sigma)
-
-    def init(self, energy, data, *, key):
-        """(None, σ of each coordinate).
-
-        **Raises:** TypeError unless the space is `Real` or a record of it; ValueError for a σ of
-        another shape.
-        """
-        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
-
     def __call__(self, energy, params, batch, carry, *, key):
         f, rows = _flat(energy, batch)
         noise = random.normal(key, rows.shape, rows.dtype)
         sigma = jnp.broadcast_to(carry, rows.shape)
-        loss, values = _denoising(f, rows, noise, sigma, sigma)
-        return jnp.mean(loss), carry, _of_noisy(values)
-
-    def evaluations_per_step(self, energy, batch_size):
-        return 2.0 * batch_size
+        loss, values = _denoising(f, rows, noise, sigma, sigma)  # values: f with the noise on
+        return jnp.mean(loss), carry, energies_of_data(-values)
 
 
-class MultiscaleDenoising(AbstractObjective):
+class MultiscaleDenoising(_AbstractDenoising):
     """Denoising score matching with noise of many sizes s and one target σ: the mean over rows and
     sizes of ½|(σ²/s) ∇f(x + sε) + ε|².
 
@@ -210,22 +216,16 @@ class MultiscaleDenoising(AbstractObjective):
     **Raises:** ValueError for a σ that is not positive, or `largest` below 1.
     """
 
-    sigma: Any = eqx.field(default=None, converter=as_numbers)
     largest: Float[Array, ""] = eqx.field(default=10.0, converter=lambda v: jnp.asarray(v, float))
     num_sizes: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
         check_whole("num_sizes", self.num_sizes)
-        check_positive("sigma", self.sigma)
         if not 1 <= float(self.largest) < math.inf:
             raise ValueError(
                 f"MultiscaleDenoising: expected largest from 1, in units of sigma, got "
                 f"{float(self.largest):g}"
             )
-
-    def init(self, energy, data, *, key):
-        """(None, σ of each coordinate); raises as `DenoisingScoreMatching`."""
-        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
 
     def sizes(self) -> Float[Array, " num_sizes"]:
         """s in units of σ."""
@@ -238,10 +238,7 @@ class MultiscaleDenoising(AbstractObjective):
         chosen = jax.random.randint(key_size, (len(rows), 1), 0, self.num_sizes)
         size = self.sizes()[chosen]
         loss, values = _denoising(f, rows, noise, size * carry, carry / size)
-        return jnp.mean(loss), carry, _of_noisy(values)
-
-    def evaluations_per_step(self, energy, batch_size):
-        return 2.0 * batch_size
+        return jnp.mean(loss), carry, energies_of_data(-values)
 
 
 def _flat(energy: AbstractEnergy, batch: Point) -> tuple[Any, Float[Array, "rows d"]]:
@@ -266,11 +263,6 @@ def _denoising(f, rows, noise, moved, pull):
     return jax.tree.map(lambda a, b: (a + b) / 2, *both)
 
 
-def _of_noisy(values: Float[Array, " rows"]) -> dict[str, Float[Array, ""]]:
-    """The energy of the rows with their noise: of the rows themselves nothing is computed."""
-    return {"energy_data": -jnp.mean(values), "energy_data_sd": jnp.std(values)}
-
-
 def _ends(name: str, space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
     """Ends of every coordinate, infinite on `Real`; NumPy, as what is known is asked of them."""
     parts = list(space.parts.values()) if isinstance(space, Record) else [space]
@@ -288,12 +280,6 @@ def _ends(name: str, space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
             ends.append((np.full(part.num_sites, -np.inf), np.full(part.num_sites, np.inf)))
     low, high = zip(*ends, strict=True)
     return np.concatenate(low), np.concatenate(high)
-
-
-def _columns(data: Point) -> np.ndarray:
-    """Rows as one float64 matrix, parts of a record in the order of their names."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(data)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def _weight(rows, low, high, sd) -> tuple[Float[Array, "rows d"], Float[Array, "rows d"]]:

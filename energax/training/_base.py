@@ -286,3 +286,10 @@ def fill_state(archive: io.Archive, template: Any) -> Any:
         raise ValueError(
             f"{error}. A run goes on with the optimizer, the objective and the average= it had"
         ) from error
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` as an int; ValueError unless it is a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
+    return int(value)

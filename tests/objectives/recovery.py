@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy import stats
 
 from energax import random
 from energax.energies import from_log_density
 from energax.energies._base import partition_trainable
 from energax.spaces import Real
+from tests.exact import P_LIMIT
 
 _CHUNK = 1000
 
@@ -79,6 +81,11 @@ class Found(NamedTuple):
     z: np.ndarray
     wald: float
     off: np.ndarray
+
+
+def agrees(found: Found) -> bool:
+    """Whether the estimate is where it should be: |z| < 4.5 each, and all together by χ²."""
+    return np.abs(found.z).max() < 4.5 and stats.chi2.sf(found.wald, len(found.z)) > P_LIMIT
 
 
 def errors(objective, energy, data, *, seed, own_truth=None, target=None, steps=8):

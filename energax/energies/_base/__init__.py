@@ -32,6 +32,7 @@ from energax.energies._base.tools import (
     frozen,
     partition_trainable,
     softplus,
+    without_gradient,
 )
 
 __all__ = [
@@ -62,4 +63,5 @@ __all__ = [
     "frozen",
     "partition_trainable",
     "softplus",
+    "without_gradient",
 ]

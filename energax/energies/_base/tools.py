@@ -18,7 +18,7 @@ class Frozen(eqx.Module):
     module: Any
 
     def __call__(self, *args, **kwargs):
-        return _without_gradient(self.module)(*args, **kwargs)
+        return without_gradient(self.module)(*args, **kwargs)
 
 
 class FrozenEnergy(AbstractEnergy):
@@ -31,13 +31,14 @@ class FrozenEnergy(AbstractEnergy):
         return self.energy.space
 
     def __call__(self, x):
-        return _without_gradient(self.energy)(x)
+        return without_gradient(self.energy)(x)
 
     def with_space(self, space):
         return FrozenEnergy(self.energy.with_space(space))
 
 
-def _without_gradient(module):
+def without_gradient(module: Any) -> Any:
+    """`module`, through whose arrays no gradient goes."""
     arrays, rest = eqx.partition(module, eqx.is_inexact_array)
     return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 

@@ -18,7 +18,7 @@ from energax.energies._base import (
 )
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
-from energax.training._base import Checkpoint, checkpoint_paths, newest_archive
+from energax.training._base import Checkpoint, checkpoint_paths, newest_archive, whole
 
 
 def rate_of(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -> float | None:
@@ -84,12 +84,6 @@ def check_for_moments(objective: AbstractObjective, validation: Any, early_stopp
             "validation= and early_stopping= look at energies of rows, and Moments have none: "
             "leave them out"
         )
-
-
-def whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected a whole number from 1, got {value!r}")
-    return int(value)
 
 
 def number_of_steps(num_steps: int | None, num_epochs: int | None, an_epoch: int) -> int:

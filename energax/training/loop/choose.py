@@ -37,6 +37,7 @@ from energax.training._base import (
     newest_archive,
     open_checkpoint,
     remove_checkpoints_after,
+    whole,
     write_checkpoint,
 )
 from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
@@ -49,7 +50,6 @@ from energax.training.loop.asked import (
     number_of_steps,
     rate_of,
     rows_a_step,
-    whole,
 )
 from energax.training.loop.quasi_newton import LBFGS
 from energax.training.stopping import EarlyStopping, Watcher

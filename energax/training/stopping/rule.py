@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from energax.spaces import Point, num_rows
+from energax.training._base import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,7 @@ class EarlyStopping:
         counts = {"patience": self.patience}
         counts |= {} if self.every is None else {"every": self.every}
         for name, given in counts.items():
-            whole = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
-            if not whole or given < 1:
-                raise ValueError(
-                    f"EarlyStopping: {name}: expected a whole number from 1, got {given!r}"
-                )
+            whole(f"EarlyStopping: {name}", given)
         if self.is_share and not 0 < self.held_out < 1:
             raise ValueError(
                 f"EarlyStopping: held_out: expected rows, or a share of the rows between 0 and 1, "
