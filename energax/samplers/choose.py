@@ -131,16 +131,18 @@ def sample(
     until rank-normalised R-hat is below its limit, bulk and tail ESS are at least 400 and each mean
     is known to 0.1 sd, for f, every coordinate that is not constant, and the two directions in
     which the draws spread most (Vehtari et al. 2021, arXiv:1903.08008). If only the last half of
-    the run passes, the first counts as warm-up. Beyond 16 chains R-hat is nested (Margossian et al.
-    2024) and consecutive chains share starts. After warm-up the chains are spread over points of
-    usual density, as far apart as may be, so that a mode once seen is not forgotten, and in up to 8
-    dimensions the means must agree with importance sampling wherever that is any good. Chains that
-    do not come nearer to agreeing give way to parallel tempering of the same kernel, unless
-    `sampler`, `num_steps`, `num_warmup` or `checkpoint` is given; a mode that they were in and it
-    never visits is told. An energy of known normaliser is drawn from exactly, without chains,
-    unless `sampler`, `initial` or `given` is given, and a `ModelMixture` by its components, which
-    share the budget. Where there are several devices and they divide the chains, each takes its
-    share; the draws are the same.
+    the run passes, and knows each mean to 0.05 sd, the first counts as warm-up. Beyond 16 chains
+    R-hat is nested (Margossian et al. 2024) and consecutive chains share starts. After warm-up the
+    chains are spread over points of usual density, as far apart as may be, among them places that
+    warm-up knew and left, so that a mode once seen is not forgotten, and in up to 8 dimensions the
+    means must agree with importance sampling wherever that is any good. Chains that do not come
+    nearer to agreeing, or would not have enough effective draws when the budget ends, give way to
+    parallel tempering of the same kernel, unless `sampler`, `num_steps`, `num_warmup` or
+    `checkpoint` is given; a mode that they were in and it never visits is told, and so is an f by
+    which exp(f) has no finite integral far out or at a wall of a `Box`. An energy of known
+    normaliser is drawn from exactly, without chains, unless `sampler`, `initial` or `given` is
+    given, and a `ModelMixture` by its components, which share the budget. Where there are several
+    devices and they divide the chains, each takes its share; the draws are the same.
 
     **Arguments:**
 

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import gammaln
 
 import energax as ex
 from energax.results import UnreliableResult
 from energax.samplers.driver._base import Kept
 from energax.samplers.driver.ascent import ascend
 from energax.samplers.driver.starts import share_out
-from energax.samplers.driver.verdict import forgotten
+from energax.samplers.driver.verdict import assess, forgotten, left_behind
 
 
 def mixture(centres, scales, weights):
@@ -98,6 +99,50 @@ def test_a_mode_that_was_left_for_good_is_told(d):
     now = steps.copy()
     now[::8, 2] += 8 / np.sqrt(d)  # seldom, but it is still visited
     assert forgotten(kept(now), kept(early)) == 0
+
+
+def test_the_places_that_were_left_are_found():
+    early = np.zeros((400, 8, 5))
+    early[:300, 2] += 4.0
+    points = left_behind(kept(early[300:]), kept(early))
+    assert len(points) > 50 and np.all(points.mean(1) > 2)
+    assert left_behind(kept(early), kept(early)) is None
+
+
+def test_a_rare_mode_far_off_counts_where_the_early_part_was_dropped():
+    """Two short visits: ranks, and so R-hat and bulk and tail ESS, hardly know of them."""
+    steps = np.zeros((4_000, 8, 1))
+    steps[1_000:1_100, 2], steps[3_000:3_100, 5] = 30.0, 30.0
+    found = assess(kept(steps), ex.Real((1,)), None, None)
+    assert found.ess > 400 and found.reasons == []
+    late = assess(kept(steps), ex.Real((1,)), None, None, is_late=True)
+    assert len(late.reasons) == 1 and "0.05 is allowed" in late.reasons[0]
+
+
+@pytest.mark.slow
+def test_a_lesser_mode_that_warm_up_left_comes_back():
+    """100 spins that all attract each other, two magnetised modes of 95 and 5 %.
+
+    Warm-up ends when the last chain has left the lesser one, which they enter some once in 600,000
+    sweeps.
+    """
+
+    def f(x):
+        return 1.3 * jnp.sum(x) ** 2 / 200 + 0.02 * jnp.sum(x)
+
+    energy = ex.from_log_density(f, ex.Spin((100,)))
+    up = np.arange(101)
+    log_p = gammaln(101) - gammaln(up + 1) - gammaln(101 - up)
+    log_p += 1.3 * (2 * up - 100) ** 2 / 200 + 0.02 * (2 * up - 100)
+    p = np.exp(log_p - log_p.max())
+    mean = p @ (2 * up - 100) / (100 * p.sum())
+    num_reliable = 0
+    for seed in range(4):
+        draws = quietly(energy, seed)
+        error = draws.mcse_mean.mean()  # of sites that go together
+        num_reliable += draws.reliable
+        assert not draws.reliable or abs(draws.mean.mean() - mean) < 4.5 * error
+    assert num_reliable >= 2
 
 
 def test_what_was_burn_in_is_not_told():

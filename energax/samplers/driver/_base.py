@@ -79,6 +79,18 @@ class Kept:
         """The steps before number `end`."""
         return Kept([a[:end] for a in self.leaves], self.log_density[:end], self.structure)
 
+    def some(self, num: int) -> "Kept":
+        """Up to `num` of the steps, at even distances."""
+        chosen = np.linspace(0, len(self.log_density) - 1, min(num, len(self.log_density)))
+        chosen = chosen.astype(int)
+        return Kept([a[chosen] for a in self.leaves], self.log_density[chosen], self.structure)
+
+    @staticmethod
+    def joined(runs: "list[Kept]") -> "Kept":
+        """The steps of one run after the other, of the same chains."""
+        leaves = [np.concatenate(a) for a in zip(*(run.leaves for run in runs), strict=True)]
+        return Kept(leaves, np.concatenate([r.log_density for r in runs]), runs[0].structure)
+
     def columns(self) -> list[np.ndarray]:
         """f and each leaf of x as (chains, steps, quantities)."""
         steps, chains = self.log_density.shape
@@ -130,6 +142,12 @@ class Assessment:
     summary: diagnostics.Summary
     rhat_limit: float
     reasons: list[str]
+
+    @property
+    def ess(self) -> float:
+        """The least bulk or tail ESS of any quantity that is not constant."""
+        ess = np.minimum(self.summary.ess_bulk, self.summary.ess_tail)
+        return float(np.min(ess[~self.summary.is_constant], initial=np.inf))
 
     @property
     def sd_error(self) -> float:

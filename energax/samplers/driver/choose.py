@@ -30,11 +30,14 @@ from energax.samplers.driver.starts import (
 )
 from energax.samplers.driver.tails import slowest_fall, tail_reason
 from energax.samplers.driver.verdict import (
+    ESS_NEEDED,
     assess,
     forgotten,
     kernel_reasons,
+    left_behind,
     quick_rhat,
 )
+from energax.samplers.driver.walls import wall_reason
 from energax.spaces import Point, num_rows
 
 _BLOCK_STEPS = 512
@@ -45,6 +48,8 @@ _OPINION_ESS = 30  # importance weights whose means are worth comparing
 _CLIMBERS, _CLIMBERS_LOW = 256, 2_048  # points from which peaks of f are looked for
 _CLIMB_SHARE = 0.1  # of the budget, that it may cost
 _SD_ERROR, _SD_SHARE = 0.05, 0.25  # error of an sd to go on for, and the budget's share for it
+_SLACK = 2 / 3  # of the effective draws needed, that a run must promise in order to go on
+_REMEMBERED = 128  # steps of each round of warm-up, to know where chains had been
 _BURNT_IN = 1.2  # R-hat at which warm-up may end
 
 
@@ -149,9 +154,10 @@ class Job:
                 "(max_evaluations=), or give initial= points"
             )
         early = self.hopeless
-        tails = tail_reason(self.energy, _rows(kept))
-        reasons += [] if tails is None else [tails]
-        self.hopeless |= tails is not None
+        for look in (tail_reason, wall_reason):
+            found = look(self.energy, _rows(kept))
+            reasons += [] if found is None else [found]
+            self.hopeless |= found is not None
         if len(kept.log_density) < enough:
             reasons.append(
                 f"only {kept.log_density.size:,} draws were made in the time given, so that some "
@@ -225,11 +231,13 @@ class Job:
         times = self.num_chains // self.num_superchains
         return jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), x)
 
-    def _start_anew(self, kept: Kept, key) -> None:
+    def _start_anew(self, kept: Kept, seen: Kept, key) -> None:
         """Spreads the chains, tuning as it is, over points of usual density far from each other.
 
         Large steps early in warm-up, or the pull of the widest mode, may have taken all chains to
-        one mode; unless some start from every mode that was found, nothing would tell. In few
+        one mode, and warm-up goes on until they agree, which may be once the last has left a lesser
+        one; unless some start from every mode that was found, nothing would tell. So places where
+        chains were in warm-up, `seen`, and no more are at its end, are among the points. In few
         dimensions a second look, around what the chains found, finds modes. Superchains must share
         a start to tell. Chains whose start was given stay where they are.
         """
@@ -259,6 +267,9 @@ class Job:
                 if not is_low(self.energy.space):
                     shared = share_out(peaks, _rows(kept), num_starts)
                 x = spread_among(x, peaks, num_starts) if shared is None else shared
+        left = left_behind(kept.since(3 * len(kept.log_density) // 4), seen)
+        if left is not None:
+            found, x = True, spread_among(x, left, num_starts)
         if found:
             x = self._spread(self._shared(x))
             self.state, _ = _init(self.sampler, self.energy, x, key_init)
@@ -303,7 +314,7 @@ class Job:
         """Adapts in rounds of doubling length; returns the steps taken."""
         if num_warmup == 0:
             return 0
-        spent = 0
+        spent, seen = 0, []
         goal = block * max(1, min(_BLOCK_STEPS, budget // 8) // block)
         goal = goal if num_warmup is None else num_warmup
         while True:
@@ -315,12 +326,15 @@ class Job:
                 self._report(bar, "warm-up")
             spent += done
             late_half = history.since(history.num_kept // 2)
+            seen.append(late_half.some(_REMEMBERED))
             over = num_warmup is not None or spent + 2 * goal > budget / 4 or self._late
             fall = slowest_fall(self.energy, _rows(late_half))
             self.hopeless = fall is not None and fall[2]
+            self.hopeless |= wall_reason(self.energy, _rows(late_half)) is not None
             over |= self.hopeless
             if over or quick_rhat(late_half, self.num_superchains) < _BURNT_IN:
-                self._start_anew(late_half, jax.random.fold_in(self.key, np.uint32(2**31 - 1)))
+                key = jax.random.fold_in(self.key, np.uint32(2**31 - 1))
+                self._start_anew(late_half, Kept.joined(seen), key)
                 return spent
             goal *= 2
 
@@ -351,8 +365,9 @@ class Job:
                 if self._late:
                     break
             last = self._late or history.num_steps >= most or self.hopeless
-            last |= not fixed and self._gives_up(history)
             assessment = self._judge(history, enough, last)
+            if not last and not fixed and self._gives_up(history, assessment):
+                last, assessment = True, assessment or self._judge(history, enough, True)
             if assessment is not None and (last or not assessment.reasons):
                 # Of a skewed or heavy-tailed coordinate the sd, and its own error, need more.
                 spent = self.num_evaluations / self.max_evaluations
@@ -360,14 +375,17 @@ class Job:
                     return assessment
             goal *= 2
 
-    def _gives_up(self, history: History) -> bool:
-        """Whether its share of the budget is spent and the chains do not come nearer to agreeing.
+    def _gives_up(self, history: History, found: Assessment | None) -> bool:
+        """Whether its share of the budget is spent and the rest would not do.
 
         R-hat − 1 falls as one over the steps where chains are merely slow, and stays where they are
-        trapped.
+        trapped; the effective number of draws grows as the steps.
         """
         if self.num_evaluations < self.share * self.max_evaluations:
             return False
+        if found is not None:
+            at_the_end = found.ess * self.max_evaluations / self.num_evaluations
+            return at_the_end < ESS_NEEDED * _SLACK
         kept, half = history.since(0), history.since(0).until(history.num_kept // 2)
         now = quick_rhat(kept, self.num_superchains) - 1
         return now > 0.01 and now > 0.75 * (quick_rhat(half, self.num_superchains) - 1)
@@ -390,7 +408,9 @@ class Job:
             hopeless = quick_rhat(kept, self.num_superchains) > limit + 0.05
             if hopeless and not (last and first == 0):
                 continue
-            assessment = assess(kept, self.energy.space, self.num_superchains, self.opinion)
+            assessment = assess(
+                kept, self.energy.space, self.num_superchains, self.opinion, is_late=first > 0
+            )
             if not assessment.reasons:
                 return assessment
             whole = assessment if first == 0 else whole

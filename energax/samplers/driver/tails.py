@@ -69,14 +69,12 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     **Returns:** (s − d, number of the coordinate that goes out alone, None where all go together in
     d dimensions; whether f falls along none of the latter rays).
     """
-    leaves, structure = jax.tree.flatten(x)
     ways = [w.reshape(2, -1) for w in _unbounded(energy.space)]
-    size = [w.shape[1] for w in ways]
     ways = np.concatenate(ways, axis=1)
     free = np.flatnonzero(ways.any(0))
     if len(free) == 0:
         return None
-    flat = flat_rows(leaves)
+    flat = flat_rows(jax.tree.leaves(x))
     centre = np.median(flat, axis=0)
     reach = np.maximum(abs(flat - centre).max(0), 1e-6 * (1 + abs(centre))) * _FAR
     start = flat[np.linspace(0, len(flat) - 1, _RAYS).astype(int)]
@@ -96,14 +94,8 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     moves = direction != 0
     rays = [np.where(moves, centre + 2.0**k * reach * direction, start) for k in range(_DOUBLINGS)]
 
-    parts = np.split(np.concatenate(rays).clip(-1e37, 1e37), np.cumsum(size)[:-1], axis=1)
-    points = []
-    for part, leaf in zip(parts, leaves, strict=True):
-        if leaf.dtype.kind == "i":
-            part = np.round(part.clip(0, 2**30))
-        points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
-    f = np.asarray(eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points)))
-    f = f.astype(np.float64).reshape(_DOUBLINGS, len(direction))
+    f = f_at(energy, np.concatenate(rays).clip(-1e37, 1e37), x)
+    f = f.reshape(_DOUBLINGS, len(direction))
     near, far = f[:-1], f[1:]
     with np.errstate(invalid="ignore"):
         fall = np.where(far == np.inf, -np.inf, (near - far) / np.log(2.0))
@@ -113,3 +105,16 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     i = int(excess.argmin())
     which = None if i < _RAYS else int(alone[(i - _RAYS) % _RAYS])
     return float(excess[i]), which, bool((fall[:_RAYS] <= 0).all())
+
+
+def f_at(energy: AbstractEnergy, flat: np.ndarray, like: Point) -> np.ndarray:
+    """f at points given flat, (num, coordinates), in float64; `like`: points (num, *event)."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
+    points = []
+    for part, leaf in zip(np.split(flat, ends, axis=1), leaves, strict=True):
+        if leaf.dtype.kind == "i":
+            part = np.round(part.clip(0, 2**30))
+        points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
+    f = eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points))
+    return np.asarray(f).astype(np.float64)

@@ -8,13 +8,16 @@ import numpy as np
 
 from energax import diagnostics
 from energax.samplers.driver._base import Assessment, Kept
-from energax.spaces import AbstractSpace, Box, Count, Real, Record
+from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
 
 ESS_NEEDED = 400
 """Bulk and tail ESS below which R-hat and ESS are no evidence themselves (arXiv:1903.08008)."""
 
-MCSE_ALLOWED = 0.1
-"""The largest Monte Carlo error of a mean that is called reliable, in standard deviations."""
+MCSE_ALLOWED, _MCSE_LATE = 0.1, 0.05
+"""The largest Monte Carlo error of a mean that is called reliable, in standard deviations.
+
+Half as much where an earlier part of the run was dropped: a rare mode, far off, that the earlier
+part knew weighs little by rank, and so in R-hat and in bulk and tail ESS, but much in the mean."""
 
 DIVERGENCES_ALLOWED = 1e-3
 """The largest share of all steps that may diverge in a sample that is called reliable."""
@@ -43,10 +46,13 @@ def assess(
     space: AbstractSpace,
     num_superchains: int | None,
     opinion: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    is_late: bool = False,
 ) -> Assessment:
     """Diagnostics of what was kept, with a reason for everything that speaks against it.
 
-    **Arguments:** `opinion`: means of x, flat, found without chains, and their standard errors.
+    **Arguments:** `opinion`: means of x, flat, found without chains, and their standard errors;
+    `is_late`: whether an earlier part of the run was dropped.
     """
     columns = kept.columns()
     watched_columns = [*columns, kept.principal()]
@@ -106,10 +112,10 @@ def assess(
                 )
         with np.errstate(invalid="ignore", divide="ignore"):
             error = np.where(summary.sd > 0, summary.mcse_mean / summary.sd, np.inf)
-        i = worst(error)
-        if error[i] > MCSE_ALLOWED:
+        i, allowed = worst(error), _MCSE_LATE if is_late else MCSE_ALLOWED
+        if error[i] > allowed:
             reasons.append(
-                f"the mean of {name(i)} is known to {error[i]:.2g} sd only, {MCSE_ALLOWED} is "
+                f"the mean of {name(i)} is known to {error[i]:.2g} sd only, {allowed} is "
                 "allowed; run longer (max_evaluations=)"
             )
     if opinion is not None:
@@ -173,44 +179,52 @@ _SHARE_LEFT = 0.05
 def forgotten(kept: Kept, earlier: Kept) -> int:
     """How many chains of an earlier run were, at usual density, where hardly a draw is now.
 
-    Then the earlier run is no burn-in: chains had been in a mode that was left for good. A point is
-    off if of its 40 nearest neighbours among the draws of both runs, as many of each, less than
-    5 % are of the later one (Schilling 1986, "Multivariate two-sample tests based on nearest
-    neighbors"); a chain if a tenth of its usual points are.
+    Then the earlier run is no burn-in: chains had been in a mode that was left for good. A chain
+    counts if a tenth of its usual points are `left_behind`.
     """
-    usual_from = np.quantile(kept.log_density, 0.05)
-    if not np.isfinite(usual_from):
-        return 0
+    usual, off, _ = _left(kept, earlier)
+    return int((off.sum(0) > 0.1 * np.maximum(usual.sum(0), 1)).sum())
+
+
+def left_behind(kept: Kept, earlier: Kept) -> Point | None:
+    """The points of usual density of an earlier run where hardly a draw is now, (num, *event).
+
+    A point is off if of its 40 nearest neighbours among the draws of both runs, as many of each,
+    less than 5 % are of the later one (Schilling 1986, "Multivariate two-sample tests based on
+    nearest neighbors"). None if there are none.
+    """
+    _, off, earlier = _left(kept, earlier)
+    if not off.any():
+        return None
+    return jax.tree.unflatten(earlier.structure, [a[off] for a in earlier.leaves])
+
+
+def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
+    """(which points of `earlier` have usual density; which of those are off; the points)."""
+    num = max(64, 1_024 // kept.log_density.shape[1])
+    least = np.quantile(kept.log_density, 0.05)
+    kept, earlier = kept.some(num), earlier.some(num)
+    usual = (earlier.log_density >= least) & np.isfinite(least)
+    off = np.zeros_like(usual)
     now, then = _flat_rows(kept), _flat_rows(earlier)  # (steps, chains, coordinates)
     scale = np.sqrt(now.var(0).mean(0))
     scale = np.maximum(scale, 0.25 * now.std((0, 1)))
     scale = np.maximum(scale, 0.1 * then.std((0, 1)))
     some = scale > 0
     if not some.any():
-        return 0
-    num = max(64, 1_024 // now.shape[1])
-    now = _some(now, num)[..., some] / scale[some]
-    usual = _some(earlier.log_density, num) >= usual_from
-    then = _some(then, num)[..., some] / scale[some]
+        return usual, off, earlier
+    now, then = now[..., some] / scale[some], then[..., some] / scale[some]
     draws, before = (a.reshape(-1, a.shape[2]) for a in (now, then))
     both = np.concatenate([draws, before])
     is_now = np.arange(len(both)) < len(draws)
-    lost = 0
-    for chain in range(then.shape[1]):
+    for chain in np.flatnonzero(usual.any(0)):
         points = then[usual[:, chain], chain]
-        if len(points) == 0:
-            continue
         square = (points**2).sum(1)[:, None] + (both**2).sum(1) - 2 * points @ both.T
         near = np.argpartition(square, min(_NEIGHBOURS, len(both) - 1), axis=1)[:, :_NEIGHBOURS]
         new = is_now[near].sum(1) / len(draws)
         old = (~is_now[near]).sum(1) / len(before)
-        lost += bool(np.mean(new < _SHARE_LEFT * (new + old)) > 0.1)
-    return lost
-
-
-def _some(rows: np.ndarray, num: int) -> np.ndarray:
-    """Up to some `num` of the steps, at even distances."""
-    return rows[np.linspace(0, len(rows) - 1, min(num, len(rows))).astype(int)]
+        off[usual[:, chain], chain] = new < _SHARE_LEFT * (new + old)
+    return usual, off, earlier
 
 
 def _flat_rows(kept: Kept) -> np.ndarray:
