@@ -1,18 +1,33 @@
-"""What the driver keeps of a run: the draws so far, thinned when they grow too many."""
+"""What the driver keeps of a run, thinned when it grows too many, and points as rows of numbers."""
 
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from energax import diagnostics
+from energax.energies._base import AbstractEnergy, batched
 from energax.spaces import Point
 
 
 def flat_rows(leaves: list[np.ndarray]) -> np.ndarray:
     """Points, each leaf (num, *part), as float64 (num, coordinates)."""
     return np.concatenate([a.reshape(len(a), -1).astype(np.float64) for a in leaves], axis=1)
+
+
+def f_at(energy: AbstractEnergy, flat: np.ndarray, like: Point) -> np.ndarray:
+    """f at points given flat, (num, coordinates), in float64; `like`: points (num, *event)."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
+    points = []
+    for part, leaf in zip(np.split(flat, ends, axis=1), leaves, strict=True):
+        if leaf.dtype.kind == "i":
+            part = np.round(part.clip(0, 2**30))
+        points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
+    f = eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points))
+    return np.asarray(f).astype(np.float64)
 
 
 class History:

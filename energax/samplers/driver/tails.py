@@ -5,12 +5,11 @@ along rays in d dimensions, exp(f) is integrable only if s > d, has a mean only 
 variance only if s > d + 2.
 """
 
-import equinox as eqx
 import jax
 import numpy as np
 
-from energax.energies._base import AbstractEnergy, batched
-from energax.samplers.driver._base import flat_rows
+from energax.energies._base import AbstractEnergy
+from energax.samplers.driver._base import f_at, flat_rows
 from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
 
 _FAR = 1e3
@@ -105,16 +104,3 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     i = int(excess.argmin())
     which = None if i < _RAYS else int(alone[(i - _RAYS) % _RAYS])
     return float(excess[i]), which, bool((fall[:_RAYS] <= 0).all())
-
-
-def f_at(energy: AbstractEnergy, flat: np.ndarray, like: Point) -> np.ndarray:
-    """f at points given flat, (num, coordinates), in float64; `like`: points (num, *event)."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
-    points = []
-    for part, leaf in zip(np.split(flat, ends, axis=1), leaves, strict=True):
-        if leaf.dtype.kind == "i":
-            part = np.round(part.clip(0, 2**30))
-        points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
-    f = eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points))
-    return np.asarray(f).astype(np.float64)

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from energax.energies._base import AbstractEnergy
-from energax.samplers.driver._base import flat_rows
-from energax.samplers.driver.tails import f_at
+from energax.samplers.driver._base import f_at, flat_rows
 from energax.spaces import AbstractSpace, Box, Point, Record
 
 _NEAR = 1e-3
