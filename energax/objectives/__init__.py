@@ -1,16 +1,26 @@
 """What θ should minimise."""
 
 from energax.objectives._base import AbstractObjective
-from energax.objectives.choose import default_objective
-from energax.objectives.conditional import ConditionalLikelihood
-from energax.objectives.contrastive_divergence import (
+from energax.objectives.chains import (
     ContrastiveDivergence,
+    ImprovedCD,
+    LatentPCD,
     MeanFieldPCD,
     PersistentCD,
+    RecoveryLikelihood,
+    ReplayCD,
     TemperedPCD,
 )
-from energax.objectives.discrete import MinimumProbabilityFlow, PseudoLikelihood, RatioMatching
+from energax.objectives.choose import default_objective
+from energax.objectives.conditional import ConditionalLikelihood, JointClassifier
+from energax.objectives.discrete import (
+    ConcreteScoreMatching,
+    MinimumProbabilityFlow,
+    PseudoLikelihood,
+    RatioMatching,
+)
 from energax.objectives.likelihood import MaximumLikelihood
+from energax.objectives.matching import EnergyMatching, EquilibriumMatching
 from energax.objectives.noise_contrastive import NoiseContrastive
 from energax.objectives.penalised import Penalised
 from energax.objectives.perturbed import ConditionalNCE, EnergyDiscrepancy
@@ -24,11 +34,17 @@ from energax.objectives.sparse import SparseHidden
 
 __all__ = [
     "AbstractObjective",
+    "ConcreteScoreMatching",
     "ConditionalLikelihood",
     "ConditionalNCE",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
     "EnergyDiscrepancy",
+    "EnergyMatching",
+    "EquilibriumMatching",
+    "ImprovedCD",
+    "JointClassifier",
+    "LatentPCD",
     "MaximumLikelihood",
     "MeanFieldPCD",
     "MinimumProbabilityFlow",
@@ -38,6 +54,8 @@ __all__ = [
     "PersistentCD",
     "PseudoLikelihood",
     "RatioMatching",
+    "RecoveryLikelihood",
+    "ReplayCD",
     "ScoreMatching",
     "SlicedScoreMatching",
     "SparseHidden",

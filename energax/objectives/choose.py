@@ -7,7 +7,7 @@ from energax.energies._base import (
     AbstractEnergy,
 )
 from energax.objectives._base import AbstractObjective
-from energax.objectives.contrastive_divergence import MeanFieldPCD, PersistentCD
+from energax.objectives.chains import MeanFieldPCD, PersistentCD
 from energax.objectives.likelihood import MaximumLikelihood, num_exact_states
 
 _FEW_STATES = 2**12

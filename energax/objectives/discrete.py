@@ -1,6 +1,6 @@
 """Objectives for sites of few values that see no Z: what changing one site would do is enough.
 
-All three are means over the rows of a sum over sites of a function of D_ij = E(x with site i ← j)
+All of them are means over the rows of a sum over sites of a function of D_ij = E(x with site i ← j)
 − E(x), where Z cancels: p(x_i = j | the others) = exp(−D_ij) / Σ_k exp(−D_ik). D comes at once from
 an `AbstractLocalEnergy`, else from the energy of every change.
 """
@@ -173,6 +173,28 @@ class RatioMatching(_AbstractSiteObjective):
         p = jax.nn.softmax(-d, axis=-1)
         here = jnp.exp(-jax.nn.logsumexp(-d, axis=-1))
         return (1 - 2 * here + jnp.sum(p * p, axis=-1)) / 2
+
+
+class ConcreteScoreMatching(_AbstractSiteObjective):
+    """The mean over rows of Σ ½ r(x → x')² − r(x' → x), over all x' that differ from x in one site,
+    r(x → y) = exp(E(x) − E(y)).
+
+    Meng, Choi, Song & Ermon 2022, "Concrete score matching: generalized score matching for discrete
+    data", theorem 2, with all one-site changes as neighbours. Up to a constant it is the squared
+    error of the ratios p(x')/p(x), the score of discrete points, so that the truth is its minimum
+    where the family holds it. Ratios above 1 enter by their squares: improbable rows weigh
+    more than in any other objective here, and errors are large (docs/choose.md has them measured).
+    It is not convex and, on few rows, not bounded from below.
+
+    Spaces and cost: those of `PseudoLikelihood`.
+    """
+
+    def _of_two(self, d):
+        return jnp.exp(-2 * d) / 2 - jnp.exp(d)
+
+    def _of_many(self, d):
+        each = jnp.exp(-2 * d) / 2 - jnp.exp(d)
+        return jnp.sum(each, axis=-1) + 0.5  # the value that it has adds −1/2
 
 
 class PairwiseInverse(eqx.Module):

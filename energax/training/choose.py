@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from energax.energies.boltzmann import BernoulliRBM, DeepBoltzmannMachine, TiedRBM
-from energax.objectives.contrastive_divergence import PersistentCD
+from energax.objectives.chains import PersistentCD
 from energax.random import as_key
 from energax.spaces import Binary
 from energax.training.loop.choose import fit

@@ -16,7 +16,7 @@ from energax.objectives import (
     PersistentCD,
     TemperedPCD,
 )
-from energax.objectives.contrastive_divergence import Chains
+from energax.objectives.chains.contrastive_divergence import Chains
 from energax.samplers import MALA, BlockGibbs, Metropolis
 from energax.samplers._base import AbstractSampler, Info, State
 from energax.spaces import Real
@@ -34,16 +34,25 @@ def rbm(seed, visible=6, hidden=3, scale=1.0):
     )
 
 
+def gradients(objective):
+    """Of (energy, batch, carry, key): (gradient in θ, loss, carry, metrics) as `fit` takes them."""
+
+    @eqx.filter_jit
+    def of(energy, batch, carry, key):
+        theta, fixed = partition_trainable(energy)
+
+        def loss(theta):
+            value, new, metrics = objective(eqx.combine(theta, fixed), None, batch, carry, key=key)
+            return value, (value, new, metrics)
+
+        gradient, rest = eqx.filter_grad(loss, has_aux=True)(theta)
+        return gradient, *rest
+
+    return of
+
+
 def gradient_of(objective, energy, batch, carry, key=KEY):
-    """(gradient in θ, loss, carry, metrics) as `fit` takes them."""
-    theta, fixed = partition_trainable(energy)
-
-    def loss(theta):
-        value, new, metrics = objective(eqx.combine(theta, fixed), None, batch, carry, key=key)
-        return value, (value, new, metrics)
-
-    gradient, rest = eqx.filter_jit(eqx.filter_grad(loss, has_aux=True))(theta)
-    return gradient, *rest
+    return gradients(objective)(energy, batch, carry, key)
 
 
 class Stay(AbstractSampler):

@@ -6,17 +6,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from energax.energies._base import (
-    AbstractBipartiteEnergy,
     AbstractDeepEnergy,
     AbstractEnergy,
     batched,
     without_gradient,
 )
 from energax.energies.reference import fitted_base
-from energax.objectives._base import AbstractObjective, Metrics, check_whole, energies_of_data
+from energax.objectives._base import AbstractObjective, check_whole, energies_of_data
+from energax.objectives.chains._base import advance, begin, sampler_of, some_rows, two_phases
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering
@@ -44,19 +44,18 @@ class ContrastiveDivergence(AbstractObjective):
     def init(self, energy, data, *, key):
         """(None, the sampler's tuning)."""
         key_rows, key_init = jax.random.split(key)
-        rows = _choose_rows(data, min(num_rows(data), 100), key_rows)
-        return None, _sampler(self.sampler, energy).init(energy, rows, key=key_init)[1]
+        rows = some_rows(data, min(num_rows(data), 100), key_rows)
+        return None, sampler_of(self.sampler, energy).init(energy, rows, key=key_init)[1]
 
     def __call__(self, energy, params, batch, carry, *, key):
-        sampler = _sampler(self.sampler, energy)
-        # Of a State only x is used: the rest is computed here.
-        start = sampler.refresh(without_gradient(energy), State(batch, jnp.zeros(num_rows(batch))))
-        state, tuning, acceptance = _advance(sampler, energy, start, carry, self.num_steps, key)
-        loss, metrics = _two_phases(energy, batch, state.x)
+        sampler = sampler_of(self.sampler, energy)
+        start = begin(sampler, energy, batch, key=key)
+        state, tuning, acceptance = advance(sampler, energy, start, carry, self.num_steps, key)
+        loss, metrics = two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
 
     def evaluations_per_step(self, energy, batch_size):
-        each = _sampler(self.sampler, energy).evaluations_per_step(energy)
+        each = sampler_of(self.sampler, energy).evaluations_per_step(energy)
         return batch_size * (self.num_steps * each + 2)
 
 
@@ -93,20 +92,20 @@ class PersistentCD(AbstractObjective):
     def init(self, energy, data, *, key):
         """(None, the chains)."""
         key_rows, key_init = jax.random.split(key)
-        rows = _choose_rows(data, self.num_chains, key_rows)
-        return None, Chains(*_sampler(self.sampler, energy).init(energy, rows, key=key_init))
+        rows = some_rows(data, self.num_chains, key_rows)
+        return None, Chains(*sampler_of(self.sampler, energy).init(energy, rows, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):
-        sampler = _sampler(self.sampler, energy)
+        sampler = sampler_of(self.sampler, energy)
         start = sampler.follow(without_gradient(energy), carry.state)
-        state, tuning, acceptance = _advance(
+        state, tuning, acceptance = advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
-        loss, metrics = _two_phases(energy, batch, state.x)
+        loss, metrics = two_phases(energy, batch, state.x)
         return loss, Chains(state, tuning), metrics | {"acceptance": acceptance}
 
     def evaluations_per_step(self, energy, batch_size):
-        each = _sampler(self.sampler, energy).evaluations_per_step(energy)
+        each = sampler_of(self.sampler, energy).evaluations_per_step(energy)
         return self.num_chains * (self.num_steps * each + 1) + batch_size
 
 
@@ -154,24 +153,24 @@ class TemperedPCD(AbstractObjective):
         **Raises:** TypeError for a space without a base to temper from.
         """
         key_rows, key_init = jax.random.split(key)
-        rows = _choose_rows(data, self.num_chains, key_rows)
+        rows = some_rows(data, self.num_chains, key_rows)
         base = fitted_base(energy.space, data)
         state, tuning = self._tempering(energy, base).init(energy, rows, key=key_init)
         return None, TemperedChains(state, tuning, jnp.zeros(()))
 
     def __call__(self, energy, params, batch, carry, *, key):
-        inner, tempering = _sampler(self.sampler, energy), self._tempering(energy)
+        inner, tempering = sampler_of(self.sampler, energy), self._tempering(energy)
         fixed = without_gradient(energy)
 
         def tempered(state, tuning):
             start = tempering.follow(fixed, state)
-            return _advance(tempering, energy, start, tuning, self.num_steps, key)
+            return advance(tempering, energy, start, tuning, self.num_steps, key)
 
         def plain(state, tuning):
             """The target's rung alone moves; the others wait."""
             own, own_tuning = jax.tree.map(lambda a: a[-1], (state.rungs, tuning.inner))
             start = inner.follow(fixed, own)
-            own, own_tuning, acceptance = _advance(
+            own, own_tuning, acceptance = advance(
                 inner, energy, start, own_tuning, self.num_steps, key
             )
             rungs, tunings = jax.tree.map(
@@ -185,7 +184,7 @@ class TemperedPCD(AbstractObjective):
             is_slow, tempered, plain, carry.state, carry.tuning
         )
         memory = 0.95 * carry.memory + 0.05 * _correlation(carry.state.x, state.x)
-        loss, metrics = _two_phases(energy, batch, state.x)
+        loss, metrics = two_phases(energy, batch, state.x)
         metrics |= {
             "acceptance": acceptance,
             "memory": memory,
@@ -200,7 +199,7 @@ class TemperedPCD(AbstractObjective):
 
     def _tempering(self, energy: AbstractEnergy, base=None) -> ParallelTempering:
         """Its steps take the base from the tuning; only the start needs one."""
-        return ParallelTempering(_sampler(self.sampler, energy), base, self.num_rungs)
+        return ParallelTempering(sampler_of(self.sampler, energy), base, self.num_rungs)
 
 
 class MeanFieldPCD(AbstractObjective):
@@ -232,7 +231,7 @@ class MeanFieldPCD(AbstractObjective):
         """(None, the chains)."""
         energy = _as_deep(energy)
         key_rows, key_hidden, key_init = jax.random.split(key, 3)
-        rows = _choose_rows(data, self.num_chains, key_rows)
+        rows = some_rows(data, self.num_chains, key_rows)
         means = energy.from_layers(energy.mean_field(rows, self.num_updates))
         drawn = jax.random.split(key_hidden, len(means))
         x = {
@@ -244,7 +243,7 @@ class MeanFieldPCD(AbstractObjective):
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = default_sampler(energy)
         start = sampler.follow(without_gradient(energy), carry.state)
-        state, tuning, acceptance = _advance(
+        state, tuning, acceptance = advance(
             sampler, energy, start, carry.tuning, self.num_steps, key
         )
         energy = _as_deep(energy)
@@ -274,39 +273,6 @@ def _as_deep(energy: AbstractEnergy) -> AbstractDeepEnergy:
     )
 
 
-def _sampler(sampler: AbstractSampler | None, energy: AbstractEnergy) -> AbstractSampler:
-    return default_sampler(energy) if sampler is None else sampler
-
-
-def _choose_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
-    """`num` random rows, all different where there are enough."""
-    rows = num_rows(data)
-    index = jax.random.choice(key, rows, (num,), replace=num > rows)
-    return jax.tree.map(lambda a: jnp.asarray(a)[index], data)
-
-
-def _advance(
-    sampler: AbstractSampler,
-    energy: AbstractEnergy,
-    state: State,
-    tuning: Any,
-    num_steps: int,
-    key: Key[Array, ""],
-) -> tuple[State, Any, Float[Array, ""]]:
-    """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
-    fixed = without_gradient(energy)
-
-    def step(carry, step_key):
-        state, tuning = carry
-        state, info = sampler.step(fixed, state, tuning, key=step_key)
-        return (state, sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
-
-    (state, tuning), acceptance = jax.lax.scan(
-        step, (state, tuning), jax.random.split(key, num_steps)
-    )
-    return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
-
-
 def _correlation(before: Point, after: Point) -> Float[Array, ""]:
     """Of chains with themselves later, Σ_i cov(x_i, x'_i) / sqrt(Σ_i var x_i · Σ_i var x'_i)."""
     products, squares = jnp.zeros(()), jnp.zeros(2)
@@ -316,22 +282,3 @@ def _correlation(before: Point, after: Point) -> Float[Array, ""]:
         squares += jnp.stack([jnp.sum(a * a), jnp.sum(b * b)])
     size = jnp.sqrt(jnp.prod(squares))
     return jnp.where(size > 0, products / jnp.where(size > 0, size, 1.0), 1.0)
-
-
-def _two_phases(
-    energy: AbstractEnergy, data: Point, samples: Point
-) -> tuple[Float[Array, ""], Metrics]:
-    """(mean E(data) − mean E(samples), metrics)."""
-    if isinstance(energy, AbstractBipartiteEnergy):
-        # By itself E(samples) starts with the product that block Gibbs ended with: made once.
-        energies, sampled = -batched(energy, data), -batched(energy, samples)
-    else:
-        # One batch of both: fewer, larger products.
-        num_data = num_rows(data)
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
-        energies, sampled = jnp.split(-batched(energy, both), [num_data])
-    metrics = {
-        **energies_of_data(energies),
-        "energy_samples": jnp.mean(sampled),
-    }
-    return metrics["energy_data"] - metrics["energy_samples"], metrics

@@ -1,0 +1,103 @@
+"""What objectives that run chains share: whose sampler, where they start, and both halves."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from energax.energies._base import (
+    AbstractBipartiteEnergy,
+    AbstractEnergy,
+    batched,
+    without_gradient,
+)
+from energax.objectives._base import Metrics, energies_of_data
+from energax.samplers._base import AbstractSampler, Info, State
+from energax.samplers.choose import default_sampler
+from energax.samplers.mixed import Mixed
+from energax.samplers.tempering import ParallelTempering
+from energax.spaces import Point, num_rows
+
+
+def sampler_of(sampler: AbstractSampler | None, energy: AbstractEnergy) -> AbstractSampler:
+    """The sampler that was given, else the energy's default."""
+    return default_sampler(energy) if sampler is None else sampler
+
+
+def some_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
+    """`num` random rows, all different where there are enough."""
+    rows = num_rows(data)
+    index = jax.random.choice(key, rows, (num,), replace=num > rows)
+    return jax.tree.map(lambda a: jnp.asarray(a)[index], data)
+
+
+def begin(
+    sampler: AbstractSampler, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]
+) -> State:
+    """The state of chains at x, for a tuning that is known."""
+    fixed = without_gradient(energy)
+    if isinstance(sampler, Mixed | ParallelTempering):  # their states have parts
+        return jax.lax.stop_gradient(sampler.init(fixed, x, key=key)[0])
+    # Of a State only x is used: the rest is computed here.
+    return sampler.refresh(fixed, State(x, jnp.zeros(num_rows(x))))
+
+
+def advance(
+    sampler: AbstractSampler,
+    energy: AbstractEnergy,
+    state: State,
+    tuning: Any,
+    num_steps: int,
+    key: Key[Array, ""],
+) -> tuple[State, Any, Float[Array, ""]]:
+    """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
+    fixed = without_gradient(energy)
+
+    def step(carry, step_key):
+        state, tuning = carry
+        state, info = sampler.step(fixed, state, tuning, key=step_key)
+        return (state, sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
+
+    (state, tuning), acceptance = jax.lax.scan(
+        step, (state, tuning), jax.random.split(key, num_steps)
+    )
+    return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
+
+
+def two_phases(
+    energy: AbstractEnergy, data: Point, samples: Point
+) -> tuple[Float[Array, ""], Metrics]:
+    """(mean E(data) − mean E(samples), metrics)."""
+    if isinstance(energy, AbstractBipartiteEnergy):
+        # By itself E(samples) starts with the product that block Gibbs ended with: made once.
+        energies, sampled = -batched(energy, data), -batched(energy, samples)
+    else:
+        # One batch of both: fewer, larger products.
+        num_data = num_rows(data)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
+        energies, sampled = jnp.split(-batched(energy, both), [num_data])
+    metrics = {
+        **energies_of_data(energies),
+        "energy_samples": jnp.mean(sampled),
+    }
+    return metrics["energy_data"] - metrics["energy_samples"], metrics
+
+
+class Held(AbstractSampler):
+    """Leaves a part of a record where it is: a kernel for `Mixed`."""
+
+    is_exact = property(lambda self: True)
+
+    def evaluations_per_step(self, energy):
+        return 0.0
+
+    def init(self, energy, x, *, key):
+        return State(x, batched(energy, x)), jnp.zeros(())
+
+    def step(self, energy, state, tuning, *, key):
+        num = num_rows(state.x)
+        return state, Info(jnp.ones(num), jnp.zeros(num, bool))
+
+    def adapt(self, tuning, state, info):
+        return tuning
