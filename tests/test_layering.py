@@ -33,8 +33,8 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 OUTER = {"estimators", "report", "demo", "cli"}
 CORE_AT_IMPORT = {"jax", "jaxlib", "equinox", "jaxtyping", "numpy"}
 CORE_IN_FUNCTIONS = {
-    "optax",  # fit
-    "safetensors", "pyarrow",  # io
+    "optax", "tensorboardX",  # fit
+    "safetensors", "pyarrow", "PIL",  # io
     "arviz_base", "arviz_stats",  # Draws.to_arviz
     "blackjax",  # NUTS as an optional backend
     "scipy",  # comes with JAX

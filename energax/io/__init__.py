@@ -11,12 +11,13 @@ from energax.io.archive import (
     remove_archive,
     write_archive,
 )
-from energax.io.tables import WRITABLE, read_data, write_data
+from energax.io.tables import WRITABLE, AbstractRows, open_rows, read_data, write_data
 
 __all__ = [
     "FORMAT",
     "PROTEIN",
     "WRITABLE",
+    "AbstractRows",
     "Alignment",
     "Archive",
     "DamagedFile",
@@ -24,6 +25,7 @@ __all__ = [
     "array_leaves",
     "atomic_write",
     "file_digest",
+    "open_rows",
     "read_alignment",
     "read_archive",
     "read_data",

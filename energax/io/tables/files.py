@@ -1,6 +1,5 @@
 """Data files: .npy, .npz, .csv and .parquet to NumPy arrays and back."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from energax.io._base import atomic_write
+from energax.io.tables._base import MISSING, as_matrix, csv_layout, pyarrow_module
 
 WRITABLE = (".npy", ".npz", ".csv", ".parquet")
 """The endings that `read_data` and `write_data` know."""
-
-_MISSING = ["", "NA", "N/A", "na", "n/a", "NaN", "nan", "NAN", "null", "NULL", "None", "?"]
 
 
 def read_data(
@@ -44,7 +42,7 @@ def read_data(
         rows = _read_npz(path, array)
     else:
         table, first_line = _read_csv(path) if ending == ".csv" else (_read_parquet(path), None)
-        rows = _as_matrix(table, path)
+        rows = as_matrix(table, path)
         if not allow_missing:
             _refuse_missing(rows, table.column_names, path, first_line)
     if rows.dtype.kind not in "biuf":
@@ -84,18 +82,9 @@ def write_data(path: str | Path, data: np.ndarray | Mapping[str, Any]) -> None:
         table = _as_table(arrays, path)
         with atomic_write(path) as file:
             if ending == ".csv":
-                _pyarrow("csv").write_csv(table, file)
+                pyarrow_module("csv").write_csv(table, file)
             else:
-                _pyarrow("parquet").write_table(table, file)
-
-
-def _pyarrow(module: str = "") -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module("pyarrow" + (f".{module}" if module else ""))
-    except ImportError as error:
-        raise ImportError("CSV and Parquet files need pyarrow: pip install energax[io]") from error
+                pyarrow_module("parquet").write_table(table, file)
 
 
 # ---- NumPy's own files -----------------------------------------------------------------------
@@ -136,15 +125,9 @@ def _read_npz(path: Path, array: str | None) -> np.ndarray:
 
 def _read_csv(path: Path) -> tuple[Any, int]:
     """(table, line number of its first row)."""
-    pyarrow_csv = _pyarrow("csv")
-    pyarrow = _pyarrow()
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    if not first:
-        raise ValueError(f"{path} is empty: expected at least one row")
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    cells = next(csv.reader([first], delimiter=delimiter))
-    has_names = any(not _is_number(cell) for cell in cells)
+    pyarrow_csv = pyarrow_module("csv")
+    pyarrow = pyarrow_module()
+    delimiter, has_names, _ = csv_layout(path)
     ragged: list[Any] = []
 
     def remember(row: Any) -> str:
@@ -162,7 +145,7 @@ def _read_csv(path: Path) -> tuple[Any, int]:
                 delimiter=delimiter, invalid_row_handler=remember, ignore_empty_lines=True
             ),
             convert_options=pyarrow_csv.ConvertOptions(
-                null_values=_MISSING, strings_can_be_null=True
+                null_values=MISSING, strings_can_be_null=True
             ),
         )
     except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
@@ -186,49 +169,14 @@ def _line_number(path: Path, number: int) -> int:
         return next((i for n, i in enumerate(filled, 1) if n == number), number)
 
 
-def _is_number(cell: str) -> bool:
-    if cell.strip() in _MISSING:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _read_parquet(path: Path) -> Any:
-    pyarrow = _pyarrow()
+    pyarrow = pyarrow_module()
     try:
-        return _pyarrow("parquet").read_table(path)
+        return pyarrow_module("parquet").read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{path} is no complete Parquet file ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _as_matrix(table: Any, path: Path) -> np.ndarray:
-    """(rows, columns) with NaN for what is missing; integers stay integers where nothing is."""
-    types = _pyarrow("types")
-    text, columns = [], []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if types.is_null(kind):  # not one value: a column of missing numbers
-            columns.append(np.full(table.num_rows, np.nan))
-        elif types.is_boolean(kind) and column.null_count:
-            columns.append(column.cast(_pyarrow().float64()).to_numpy())
-        elif types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-            columns.append(column.to_numpy())
-        else:
-            text.append(f"{name!r} ({kind})")
-    if text:
-        shown = ", ".join(text[:5]) + (f" and {len(text) - 5} more" if len(text) > 5 else "")
-        raise ValueError(
-            f"{path}: expected numbers in every column, got {shown}; drop these columns or code "
-            "them as numbers"
-        )
-    if not columns:
-        raise ValueError(f"{path} has no columns")
-    return np.stack(columns, axis=1)
 
 
 def _refuse_missing(rows: np.ndarray, names: list[str], path: Path, first_line: int | None) -> None:
@@ -259,7 +207,7 @@ def _as_table(arrays: Mapping[str, np.ndarray], path: Path) -> Any:
     if len({len(column) for column in columns.values()}) > 1:
         lengths = {name: len(column) for name, column in columns.items()}
         raise ValueError(f"{path}: the columns of a table have one length, got {lengths}")
-    return _pyarrow().table(columns)
+    return pyarrow_module().table(columns)
 
 
 def _side_by_side(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
