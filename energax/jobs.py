@@ -37,6 +37,8 @@ class Settings:
     l1: float = 0.0
     l2: float = 0.0
     optimizer: str = "adam"
+    clip: float | None = None
+    recover: bool = False
 
     @property
     def fit_optimizer(self) -> str | None:
@@ -55,7 +57,9 @@ class Job:
     train_rows: np.ndarray
     test_rows: np.ndarray
 
-    def train(self, out: Path, *, progress: bool) -> training.Fit:
+    def train(
+        self, out: Path, *, progress: bool, callback: Callable[[int, dict[str, float]], Any] | None
+    ) -> training.Fit:
         """Trains, or goes on from the newest good checkpoint in `out`; saves the result there."""
         settings = self.settings
         optimizer = settings.fit_optimizer
@@ -68,11 +72,14 @@ class Job:
             optimizer=optimizer,
             batch_size=None if optimizer else min(settings.batch_size, len(self.train_rows)),
             learning_rate=settings.learning_rate,
+            clip=settings.clip,
+            recover=settings.recover,
             checkpoint_dir=out / "checkpoints",
             checkpoint_every=settings.checkpoint_every,
             early_stopping=settings.early_stopping,
             resume=True,
             progress=progress,
+            callback=callback,
         )
         result.save(out)
         return result
@@ -86,6 +93,7 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
     space = parse_space(settings.space, rows)
     rows = as_points(space, rows)
     settings = dataclasses.replace(settings, space=space_name(space))
+    training.check_recovery(settings.recover, settings.clip, settings.fit_optimizer)
     train_rows, test_rows = split(rows, settings)
     key = jax.random.fold_in(random.key(settings.seed), 1)
     energy = build_model(settings.model, space, train_rows, settings.hidden, key=key)
@@ -313,13 +321,19 @@ _OBJECTIVES = {
     "pseudolikelihood": objectives.PseudoLikelihood,
     "ratio": objectives.RatioMatching,
     "flow": objectives.MinimumProbabilityFlow,
+    "concrete": objectives.ConcreteScoreMatching,
     "score": objectives.ScoreMatching,
     "denoising": objectives.DenoisingScoreMatching,
     "multiscale": objectives.MultiscaleDenoising,
+    "equilibrium": objectives.EquilibriumMatching,
+    "transport": objectives.EnergyMatching,
 }
 _COUNTED = {
     "cd": lambda num=1: objectives.ContrastiveDivergence(num_steps=num),
     "pcd": lambda num=1: objectives.PersistentCD(num_steps=num),
+    "replay": lambda num=20: objectives.ReplayCD(num_steps=num),
+    "improved": lambda num=20: objectives.ImprovedCD(num_steps=num),
+    "recovery": lambda num=20: objectives.RecoveryLikelihood(num_steps=num),
     "sliced": lambda num=1: objectives.SlicedScoreMatching(num_slices=num),
     "nce": lambda num=1: objectives.NoiseContrastive(num_noise=num),
     "conditional-nce": lambda num=1: objectives.ConditionalNCE(num_moves=num),

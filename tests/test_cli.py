@@ -150,6 +150,8 @@ def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, nam
         ["fit", "rows.npy", "--out", "run", "--optimizer", "sgd"],
         ["fit", "rows.npy", "--out", "run", "--optimizer", "lbfgs", "--objective", "pcd"],
         ["fit", "rows.npy", "--out", "run", "--objective", "moments", "--l1", "0.1"],
+        ["fit", "rows.npy", "--out", "run", "--optimizer", "lbfgs", "--recover"],
+        ["fit", "rows.npy", "--out", "run", "--clip", "0"],
         ["fit", "rows.npy", "--out", "run", "--l2", "-1"],
         ["fit", "large.npy", "--out", "run", "--objective", "ratio"],
         ["fit", "rows.npy", "--out", "run", "--space", "spin"],
@@ -317,6 +319,22 @@ def test_fit_stops_early_and_says_where(tmp_path, capsys):
     assert "log-likelihood during training" in page.read_text()
 
 
+def test_fit_recovers_and_says_what_it_did(tmp_path, capsys):
+    """At a rate of 10³⁸ weights overflow, and still do after five halvings."""
+    np.save(tmp_path / "rows.npy", binary_rows(80))
+    fit = ["fit", tmp_path / "rows.npy", "--hidden", "6", "--num-steps", "20", "--recover"]
+    fit += ["--learning-rate", "1e38", "--clip", "5"]
+    status, out, _ = run(*fit, "--out", tmp_path / "run", "--strict", capsys=capsys)
+    assert status == 3 and out.count("recovered: the ") == 5
+    assert "instead of 1e+38" in out and "5 of 5 recoveries had been tried" in out
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["recover"] is True and told["clip"] == 5.0
+    status, out, _ = run("resume", tmp_path / "run", "--json", capsys=capsys)
+    assert status == 0 and [r["old"] for r in json.loads(out)["recoveries"]] == [
+        1e38 / 2**i for i in range(5)
+    ]
+
+
 def test_a_sparse_pairwise_model_is_fitted_to_its_minimum(tmp_path, capsys):
     """L1 over all rows: couplings that the rows do not ask for end at 0, and the run resumes."""
     from energax import training
@@ -384,6 +402,12 @@ def test_every_word_of_objective_names_one(tmp_path, capsys):
         "nce:2": objectives.NoiseContrastive,
         "conditional-nce": objectives.ConditionalNCE,
         "discrepancy:8": objectives.EnergyDiscrepancy,
+        "concrete": objectives.ConcreteScoreMatching,
+        "replay:3": objectives.ReplayCD,
+        "improved": objectives.ImprovedCD,
+        "recovery:3": objectives.RecoveryLikelihood,
+        "equilibrium": objectives.EquilibriumMatching,
+        "transport": objectives.EnergyMatching,
     }
     for word, cls in words.items():
         assert type(jobs.parse_objective(word)) is cls
@@ -411,3 +435,14 @@ def test_every_word_of_objective_names_one(tmp_path, capsys):
         "fit", rows, "--out", tmp_path / "no", "--objective", "score", capsys=capsys
     )
     assert status == 2 and "real coordinates" in err and not (tmp_path / "no").exists()
+
+
+def test_a_training_can_be_watched(tmp_path):
+    rows = (np.random.default_rng(0).random((200, 5)) < 0.4).astype(int)
+    np.save(tmp_path / "rows.npy", rows)
+    out = tmp_path / "run"
+    options = ["--num-steps", "40", "--live", "--tensorboard", "--json"]
+    assert run("fit", tmp_path / "rows.npy", "--out", out, *options)[0] == 0
+    assert "still training" in (out / "report.html").read_text()
+    (events,) = (out / "tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents")

@@ -1,9 +1,11 @@
 """Commands that train: `energax demo | fit | resume`."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +26,11 @@ from energax.cli._base import (
     users_fault,
     writable,
 )
+
+Live = Annotated[
+    bool, typer.Option("--live", help="write report.html every ten seconds while it trains")
+]
+Board = Annotated[bool, typer.Option("--tensorboard", help="write event files, too")]
 
 
 @app.command()
@@ -64,8 +71,9 @@ def fit(
     objective: Annotated[
         str,
         typer.Option(
-            help="auto, likelihood, cd:K, pcd:K, pseudolikelihood, ratio, flow, score, sliced:K, "
-            "denoising, multiscale, nce:K, conditional-nce:K, discrepancy:K or moments"
+            help="auto, likelihood, cd:K, pcd:K, replay:K, improved:K, recovery:K, "
+            "pseudolikelihood, ratio, flow, concrete, score, sliced:K, denoising, multiscale, "
+            "equilibrium, transport, nce:K, conditional-nce:K, discrepancy:K or moments"
         ),
     ] = "auto",
     l1: Annotated[float, typer.Option(min=0.0, help="L1 penalty on weights and couplings")] = 0.0,
@@ -78,6 +86,16 @@ def fit(
     num_steps: Annotated[int, typer.Option("--num-steps", min=1)] = 6000,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 100,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
+    clip: Annotated[
+        float | None, typer.Option("--clip", help="shorten gradients to this norm at the most")
+    ] = None,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover",
+            help="after trouble go back and on with a lower learning rate, up to 5 times",
+        ),
+    ] = False,
     test_fraction: Annotated[
         float, typer.Option("--test-fraction", min=0.0, max=0.9, help="rows held out")
     ] = 0.2,
@@ -89,6 +107,8 @@ def fit(
             help="share of the training rows to watch: stops where their log-likelihood is best",
         ),
     ] = None,
+    live: Live = False,
+    tensorboard: Board = False,
     seed: Seed = 0,
     as_json: Json = False,
     strict: Strict = False,
@@ -115,6 +135,8 @@ def fit(
         l1=l1,
         l2=l2,
         optimizer=optimizer,
+        clip=clip,
+        recover=recover,
     )
     if (out / SETTINGS).exists():
         raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
@@ -126,12 +148,15 @@ def fit(
         job = jobs.prepare(settings, rows)  # every check of the input, before anything is written
     writable(out, folder=True)
     io.write_json(out / SETTINGS, dataclasses.asdict(job.settings))
-    _finish_fit(out, job, as_json=as_json, strict=strict)
+    with _watching(out, live, tensorboard) as callback:
+        _finish_fit(out, job, callback, as_json=as_json, strict=strict)
 
 
 @app.command()
 def resume(
     run: RunDir,
+    live: Live = False,
+    tensorboard: Board = False,
     seed: Annotated[int | None, typer.Option("--seed", help="must be the run's own")] = None,
     as_json: Json = False,
     strict: Strict = False,
@@ -151,29 +176,57 @@ def resume(
         raise BadInput(f"{path} has changed since the run was started: start a new run with `fit`")
     with users_fault():
         job = jobs.prepare(settings, rows)
-    _finish_fit(run, job, as_json=as_json, strict=strict)
+    with _watching(run, live, tensorboard) as callback:
+        _finish_fit(run, job, callback, as_json=as_json, strict=strict)
 
 
-def _finish_fit(out: Path, job, *, as_json: bool, strict: bool) -> None:
+@contextlib.contextmanager
+def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
+    """The callback of a training in `out` that writes what was asked for while it runs."""
+    with contextlib.ExitStack() as open_files:
+        called: list[Any] = []
+        if live:
+            from energax.report import LiveReport
+
+            called.append(LiveReport(out / "report.html", str(out)))
+        if tensorboard:
+            from energax.training import TensorBoard
+
+            called.append(open_files.enter_context(TensorBoard(out / "tensorboard")))
+
+        def callback(step, metrics):
+            for each in called:
+                each(step, metrics)
+
+        yield callback if called else None
+
+
+def _finish_fit(out: Path, job, callback, *, as_json: bool, strict: bool) -> None:
     try:
         with users_fault():
-            result = job.train(out, progress=not as_json)
+            result = job.train(out, progress=not as_json, callback=callback)
     except KeyboardInterrupt:
         say(f"energax: interrupted; go on from the last checkpoint by `energax resume {out}`")
         raise
-    last = {k: float(v[-1]) for k, v in result.history.items() if len(v)}
+    last = {
+        k: float(v[-1])
+        for k, v in result.history.items()
+        if len(v) and not k.startswith("recovery")
+    }
     lines = [
         f"trained {type(result.energy).__name__} on {len(job.train_rows)} rows of {job.space}",
         f"steps {result.num_steps}, last "
         + ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "step"),
         f"saved in {out}",
     ]
-    data = {"run": str(out), "num_steps": result.num_steps, "last": last}
+    lines[1:1] = [f"recovered: {each}" for each in result.recoveries]
+    told = [dataclasses.asdict(each) for each in result.recoveries]
+    data = {"run": str(out), "num_steps": result.num_steps, "last": last, "recoveries": told}
     stopping = result.early_stopping
     if stopping is not None:
         data["early_stopping"] = dataclasses.asdict(stopping)
         lines.insert(
-            2,
+            len(lines) - 1,
             f"ended after {stopping.last_step} steps: {stopping.reason}; held-out log-likelihood "
             f"{stopping.log_likelihood:.4f} ± {stopping.std_err:.4f} (log Z) ± "
             f"{stopping.sampling_std_err:.4f} (rows) nat a row",

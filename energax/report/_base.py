@@ -11,7 +11,8 @@ from energax.io import atomic_write
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
+{% if reload %}<meta http-equiv="refresh" content="{{ reload }}">
+{% endif %}<title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
        max-width: 62rem; margin: 0 auto; padding: 1rem; }
@@ -63,10 +64,13 @@ class _Section:
 
 
 class Page:
-    """A page that is built section by section and written at once."""
+    """A page that is built section by section and written at once.
 
-    def __init__(self, title: str):
-        self.title = title
+    **Arguments:** `reload_seconds`: after which a browser loads it again; None never.
+    """
+
+    def __init__(self, title: str, *, reload_seconds: int | None = None):
+        self.title, self.reload_seconds = title, reload_seconds
         self.reasons: tuple[str, ...] | None = None
         self._sections: list[_Section] = []
 
@@ -100,6 +104,7 @@ class Page:
             .from_string(_TEMPLATE)
             .render(
                 title=self.title,
+                reload=self.reload_seconds,
                 sections=self._sections,
                 verdict=verdict,
                 reasons=self.reasons or (),

@@ -1,6 +1,11 @@
-"""The report of a training run: every question of the model asked once, with its verdict."""
+"""The report of a training run: every question of the model asked once, with its verdict.
+
+And the page of a training that is still going on.
+"""
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +21,7 @@ from energax.results import Verdict
 from energax.training import Fit
 
 _MOST_ROWS = 2000
+_RELOAD_SECONDS = 10
 
 
 def write_run_report(
@@ -203,3 +209,47 @@ def _cleaning_section(page: Page, energy: AbstractEnergy, test, key) -> list[str
 
 def _verdict(answer) -> str:
     return "reliable" if answer.reliable else "NOT RELIABLE: " + "; ".join(answer.reasons)
+
+
+class LiveReport:
+    """A `callback=` of `fit` that writes the training's curves to `path` every few seconds.
+
+    The page loads itself again every ten seconds in a browser, until `write_run_report` or another
+    page takes its place. It holds at most some 2,000 points of each curve.
+
+    **Arguments:** `title`: of the page. `every_seconds`: between two writings.
+
+    **Raises:** ImportError without Matplotlib and Jinja2; OSError if it cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], title: str = "energax", *, every_seconds: float = 10.0
+    ):
+        self.path, self.title, self.every_seconds = Path(path), title, every_seconds
+        self._rows: dict[str, list[float]] = {"step": []}
+        self._every, self._calls = 1, 0
+        self._began, self._written = time.monotonic(), -np.inf
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if self._calls % self._every == 0:
+            for name, value in {**metrics, "step": float(step)}.items():
+                self._rows.setdefault(name, []).append(value)
+            if len(self._rows["step"]) > 2_000:  # every second one
+                self._rows = {name: values[::2] for name, values in self._rows.items()}
+                self._every *= 2
+        self._calls += 1
+        now = time.monotonic()
+        if now - self._written >= self.every_seconds:
+            self._write(step, metrics)
+            self._written = time.monotonic()
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        page = Page(f"{self.title}: step {step:,}, still training", reload_seconds=_RELOAD_SECONDS)
+        history = {name: np.asarray(values) for name, values in self._rows.items()}
+        page.section(
+            "Training",
+            text=[f"for {time.monotonic() - self._began:.0f} seconds so far"]
+            + [f"{name}: {value:.5g}" for name, value in metrics.items() if name != "step"],
+            figures=[figures.training_curves(history)],
+        )
+        page.write(self.path)

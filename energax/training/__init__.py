@@ -1,16 +1,20 @@
 """The loop over the data: minibatches, optimiser, checkpoints, and a stop on trouble."""
 
-from energax.training._base import DamagedCheckpoint, Fit, Stopping, load
+from energax.training._base import DamagedCheckpoint, Fit, Recovery, Stopping, load
+from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
-from energax.training.loop import check_optimizer, fit, resume
+from energax.training.loop import check_optimizer, check_recovery, fit, resume
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
     "DamagedCheckpoint",
     "EarlyStopping",
     "Fit",
+    "Recovery",
     "Stopping",
+    "TensorBoard",
     "check_optimizer",
+    "check_recovery",
     "fit",
     "load",
     "pretrain",

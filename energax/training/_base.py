@@ -55,21 +55,50 @@ class Stopping:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recovery:
+    """A time that training ran into trouble, went back and went on with another knob (`recover=`).
+
+    - `step`: in trouble; `back_to`: the updates behind the parameters that it went on from.
+    - `cause`: in words; `in_chains`: whether the samples were at fault.
+    - `changed`: "learning_rate", "update_scale" (what the updates of your own optimizer are
+      multiplied by) or "objective.num_steps" (of the sampler), from `old` to `new`.
+    """
+
+    step: int
+    back_to: int
+    cause: str
+    in_chains: bool
+    changed: str
+    old: float
+    new: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cause}; it went on from step {self.back_to} with {self.changed} {self.new:g} "
+            f"instead of {self.old:g}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Fit:
     """A trained energy with the record of its training.
 
     - `energy`: with the trained parameters, or with their running average where it was asked for.
     - `history`: per logged step `step`, `loss`, `gap` (= energy_data − energy_samples),
-      `gradient_norm`, `update_norm` and the objective's own metrics, float64. With `validation=`
+      `gradient_norm` (before any `clip=`), `update_norm` and the objective's own metrics, float64.
+      With `validation=`
       also `validation_step`, `validation_energy` and `validation_gap` (mean E of held-out rows −
       mean E of as many training rows, which grows as the model overfits; Hinton 2012, section 6).
       With `early_stopping=` also `log_likelihood_step`, `log_likelihood` (mean log p of held-out
       rows, nats), `log_likelihood_training` (of as many training rows), `log_likelihood_std_err`
-      (of log Z) and `log_likelihood_log_z`.
-    - `num_steps`: the updates behind `energy`. After trouble it is smaller than the last
-      `history["step"]`: the record shows what happened, the energy is from before it.
+      (of log Z) and `log_likelihood_log_z`. After a recovery also `recovery_step`, the step it
+      went on from, and `recovery_trouble`, the step in trouble; the steps it gave up are left out.
+    - `objective`: what was minimised, with the sampler steps of the end.
+    - `num_steps`: the updates behind `energy`. After trouble that ended the training it is smaller
+      than the last `history["step"]`: the record shows what happened, the energy is from before it.
     - `time_limited`: `max_seconds` ended the run.
     - `early_stopping`: what it saw, None without.
+    - `recoveries`: from trouble, in order, each a `Recovery`.
     """
 
     energy: Any
@@ -81,6 +110,7 @@ class Fit:
     seconds: float = 0.0
     time_limited: bool = False
     early_stopping: Stopping | None = None
+    recoveries: tuple[Recovery, ...] = ()
 
     def save(self, folder: str | Path) -> None:
         """Writes fit.json and its arrays to `folder`, which is made if need be; no pickle.
@@ -101,6 +131,7 @@ class Fit:
                 "seconds": self.seconds,
                 "time_limited": self.time_limited,
                 "early_stopping": _told(self.early_stopping),
+                "recoveries": [dataclasses.asdict(each) for each in self.recoveries],
             },
         )
 
@@ -130,6 +161,7 @@ def load(folder: str | Path, energy: AbstractEnergy | None = None) -> Fit:
         seconds=archive.info["seconds"],
         time_limited=archive.info["time_limited"],
         early_stopping=_read_back(archive.info.get("early_stopping")),
+        recoveries=recoveries_of(archive.info),
     )
 
 
@@ -144,6 +176,11 @@ def _read_back(told: dict[str, Any] | None) -> Stopping | None:
     for name in ("log_likelihood", "std_err", "sampling_std_err", "log_z"):
         read[name] = np.nan if told[name] is None else told[name]  # JSON has no NaN
     return Stopping(**read)
+
+
+def recoveries_of(told: dict[str, Any]) -> tuple[Recovery, ...]:
+    """The recoveries in a file's plain data."""
+    return tuple(Recovery(**each) for each in told.get("recoveries", ()))
 
 
 def registry() -> dict[str, type]:
@@ -208,7 +245,8 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Adds a checkpoint to `folder` and drops all but the last `keep`."""
+    """Adds a checkpoint to `folder` and drops those of later steps, which are damaged or turned out
+    to be on the way into trouble, and all but the last `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     io.write_archive(
         folder / f"step-{checkpoint.step:09d}.json",
@@ -227,7 +265,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None
             "settings": plain(checkpoint.settings),
         },
     )
-    for old in checkpoint_paths(folder)[:-keep]:
+    paths = checkpoint_paths(folder)
+    later = [path for path in paths if _step_of(path) > checkpoint.step]
+    for old in (*later, *paths[: len(paths) - len(later)][:-keep]):
         io.remove_archive(old)
 
 
@@ -257,11 +297,8 @@ def newest_archive(folder: Path) -> io.Archive | None:
     return None
 
 
-def remove_checkpoints_after(folder: Path, step: int) -> None:
-    """Drops the checkpoints of later steps, which turned out to be on the way into trouble."""
-    for path in checkpoint_paths(folder):
-        if int(path.stem.removeprefix("step-")) > step:
-            io.remove_archive(path)
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def open_checkpoint(archive: io.Archive, energy: AbstractEnergy | None) -> Checkpoint:

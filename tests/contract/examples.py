@@ -21,6 +21,8 @@ from energax.energies.exponential_family import (
     Normal,
     Poisson,
 )
+from energax.objectives.chains._base import Held
+from energax.objectives.conditional import Marginal
 from energax.partition import estimated, exact, quadrature
 from energax.partition.choose import Components
 from energax.tasks.denoise import Posterior
@@ -166,6 +168,7 @@ EXAMPLES = {
     energies.PositiveEnergy: lambda: energies.from_positive(
         lambda x: jnp.sum(x**2) + 0.1, spaces.Box([-1.0, 0.0], [2.0, 1.0])
     ),
+    Marginal: lambda: Marginal(record(), "b"),
     base.Interpolated: lambda: base.Interpolated(
         energies.Gaussian(spaces.Real((3,))), normal(), jnp.asarray(0.3)
     ),
@@ -240,6 +243,7 @@ EXAMPLES = {
         gaussian_rbm(), jnp.array([0.3, 1.0, -1.0]), jnp.array([True, False, True])
     ),
     # samplers: (sampler, energy)
+    Held: lambda: (Held(), normal()),
     samplers.Metropolis: lambda: (samplers.Metropolis(), normal()),
     samplers.ULA: lambda: (samplers.ULA(0.1), normal()),
     samplers.MALA: lambda: (samplers.MALA(), normal()),
@@ -303,6 +307,46 @@ EXAMPLES = {
         binary_rows(),
     ),
     objectives.RatioMatching: lambda: (objectives.RatioMatching(), rbm(), binary_rows()),
+    objectives.ConcreteScoreMatching: lambda: (
+        objectives.ConcreteScoreMatching(),
+        rbm(),
+        binary_rows(),
+    ),
+    objectives.ReplayCD: lambda: (
+        objectives.ReplayCD(num_steps=2, num_chains=8, size=20, restart=0.3),
+        rbm(),
+        binary_rows(),
+    ),
+    objectives.ImprovedCD: lambda: (
+        objectives.ImprovedCD(num_steps=2, num_chains=8, size=20),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.RecoveryLikelihood: lambda: (
+        objectives.RecoveryLikelihood(0.4, largest=2.0, num_sizes=2, num_steps=3),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.LatentPCD: lambda: (
+        objectives.LatentPCD("b", num_steps=2, num_chains=8, num_hidden_steps=3),
+        record_rbm(),
+        {"a": real_rows()[:, :2]},
+    ),
+    objectives.JointClassifier: lambda: (
+        objectives.JointClassifier(objectives.PersistentCD(num_chains=8), target="b"),
+        record_rbm(),
+        {"a": real_rows()[:, :2], "b": binary_rows()[:, :3]},
+    ),
+    objectives.EquilibriumMatching: lambda: (
+        objectives.EquilibriumMatching(3.0, 0.6),
+        gaussian_rbm(),
+        real_rows(),
+    ),
+    objectives.EnergyMatching: lambda: (
+        objectives.EnergyMatching(0.4, objectives.PersistentCD(num_chains=8), share=0.3),
+        gaussian_rbm(),
+        real_rows(),
+    ),
     objectives.SparseHidden: lambda: (
         objectives.SparseHidden(objectives.PersistentCD(num_chains=8), target=0.2, strength=0.3),
         rbm(),

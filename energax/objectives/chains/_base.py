@@ -85,7 +85,8 @@ def two_phases(
 
 
 class Held(AbstractSampler):
-    """Leaves a part of a record where it is: a kernel for `Mixed`."""
+    """Leaves a part of a record where it is, for `Mixed` to move the others given it (Tierney 1994,
+    section 2.4)."""
 
     is_exact = property(lambda self: True)
 

@@ -34,10 +34,10 @@ class RecoveryLikelihood(AbstractObjective):
     "Learning energy-based models by diffusion recovery likelihood", eq. 8 to 11. The gradient is
     E_data[∇E] − E_q[∇E] with q from k steps of chains that start at x̃ and draw from p(x | x̃), which
     is far easier than p: with small s it has one mode. Population target: the truth where the
-    family holds it, for any s, as k grows; short chains, still as wide as x̃, make f too steep. What it tells about modes
-    that lie many s apart is their shapes, not their weights, as score matching does. It costs k
-    steps of each row's chain and two gradients. (Gao and others train a ladder of f, one for each
-    noise; this is the f of its lowest rung, with noise of every size from it.)
+    family holds it, for any s, as k grows; short chains, still as wide as x̃, make f too steep. Of
+    modes that lie many s apart it learns the shapes, not the weights, as score matching does. It
+    costs k steps of each row's chain and two gradients. (Gao and others train a ladder of f, one
+    for each noise; this is the f of its lowest rung, with noise of every size from it.)
 
     Spaces: `Real`.
 
@@ -123,4 +123,4 @@ class _Recovery(AbstractEnergy):
 
 def _sampler(joint: _Recovery) -> Mixed:
     """Its chains move u alone."""
-    return Mixed(u=default_sampler(joint.energy), near=Held(), width=Held())
+    return Mixed(u=Mixed.of(joint, default_sampler).parts["u"], near=Held(), width=Held())

@@ -32,26 +32,8 @@ class Stock(eqx.Module):
     base: AbstractNormalised
 
 
-class ReplayCD(AbstractObjective):
-    """CD-k from a replay buffer: E_data[∇E] − E_q[∇E], q k steps on from points of a stock.
-
-    Du & Mordatch 2019, "Implicit generation and modeling with energy-based models", section 3.2.
-    An update takes `num_chains` points of the stock, puts a draw of the base in the place of each
-    with probability `restart`, moves them by k steps and puts them back: a chain lives for 1 /
-    `restart` updates of its own in the mean, and new ones find modes that the old ones do not know.
-    Population target: the parameters whose chains of those ages have the data's mean ∇E. That is
-    the truth where ages suffice to forget the base; else f is right for sampling by as many steps,
-    not as a density. With `restart` = 0 it is `PersistentCD`, with 1 short runs from the base
-    (Nijkamp, Hill, Zhu & Wu 2019). It costs k steps of each chain and two gradients.
-
-    **Arguments:** `num_steps`: k. `num_chains`: moved an update. `size`: of the stock, from
-    `num_chains`. `restart`: a probability. `base`: a normalised energy on the same space; None fits
-    the base of the space to the data. `sampler`: None takes the energy's default; it goes on tuning
-    itself over the whole training.
-
-    **Raises:** ValueError for numbers out of range; TypeError for a base that is not normalised, or
-    from `init` for a space that has none.
-    """
+class _AbstractReplay(AbstractObjective):
+    """Chains of a stock, of which some start anew."""
 
     num_steps: int = eqx.field(static=True, default=20)
     num_chains: int = eqx.field(static=True, default=100)
@@ -89,11 +71,6 @@ class ReplayCD(AbstractObjective):
         tuning = sampler_of(self.sampler, energy).init(energy, some, key=key_init)[1]
         return None, Stock(points, tuning, without_gradient(base))
 
-    def __call__(self, energy, params, batch, carry, *, key):
-        points, carry, metrics = self._moved(energy, carry, key)
-        loss, of_phases = two_phases(energy, batch, points)
-        return loss, carry, of_phases | metrics
-
     def _moved(
         self, energy: AbstractEnergy, stock: Stock, key
     ) -> tuple[Point, Stock, dict[str, Float[Array, ""]]]:
@@ -130,7 +107,34 @@ class ReplayCD(AbstractObjective):
         return self.num_chains * (self.num_steps * each + 1) + batch_size
 
 
-class ImprovedCD(ReplayCD):
+class ReplayCD(_AbstractReplay):
+    """CD-k from a replay buffer: E_data[∇E] − E_q[∇E], q k steps on from points of a stock.
+
+    Du & Mordatch 2019, "Implicit generation and modeling with energy-based models", section 3.2.
+    An update takes `num_chains` points of the stock, puts a draw of the base in the place of each
+    with probability `restart`, moves them by k steps and puts them back: a chain lives for 1 /
+    `restart` updates of its own in the mean, and new ones find modes that the old ones do not know.
+    Population target: the parameters whose chains of those ages have the data's mean ∇E. That is
+    the truth where ages suffice to forget the base; else f is right for sampling by as many steps,
+    not as a density. With `restart` = 0 it is `PersistentCD`, with 1 short runs from the base
+    (Nijkamp, Hill, Zhu & Wu 2019). It costs k steps of each chain and two gradients.
+
+    **Arguments:** `num_steps`: k. `num_chains`: moved an update. `size`: of the stock, from
+    `num_chains`. `restart`: a probability. `base`: a normalised energy on the same space; None fits
+    the base of the space to the data. `sampler`: None takes the energy's default; it goes on tuning
+    itself over the whole training.
+
+    **Raises:** ValueError for numbers out of range; TypeError for a base that is not normalised, or
+    from `init` for a space that has none.
+    """
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        points, carry, metrics = self._moved(energy, carry, key)
+        loss, of_phases = two_phases(energy, batch, points)
+        return loss, carry, of_phases | metrics
+
+
+class ImprovedCD(_AbstractReplay):
     """`ReplayCD` plus weight · KL(q, p) as θ moves q: −E_q[f(x(θ))] − H(q), f held fixed.
 
     Du, Li, Tenenbaum & Mordatch 2021, "Improved contrastive divergence training of energy-based

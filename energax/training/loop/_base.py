@@ -6,7 +6,6 @@ the state, the key and t alone.
 """
 
 import functools
-import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -22,13 +21,15 @@ from energax.energies._base import AbstractEnergy
 from energax.objectives._base import AbstractObjective, steepest_slope, within_orthant
 from energax.results import Verdict
 from energax.spaces import Point, num_rows
-from energax.training._base import History
+from energax.training._base import History, Recovery
 
 _TABLE_ROWS = 1000  # most steps of a chunk that are logged
 _CHUNK_SECONDS = 0.3
 _BACK = 10  # steps between trouble and the state that training goes back to, at the least
 _BASELINE = 10  # first steps, whose largest energies say what is usual
 _EXPLOSION = 1000.0  # a gap this many times what is usual, plus as many nats a site, is divergence
+LEAST_ACCEPTANCE = 0.01  # chains that accept less hardly move
+IDLE_STEPS = 1000  # in a row, after which they will not either
 
 
 class TrainState(eqx.Module):
@@ -40,6 +41,7 @@ class TrainState(eqx.Module):
     average: PyTree
     carry: Any
     usual: Float[Array, ""]  # size of energies in the first steps
+    idle: Int[Array, ""]  # steps in a row up to now in which chains hardly moved
 
 
 class Plan(eqx.Module):
@@ -53,6 +55,8 @@ class Plan(eqx.Module):
     learning_rate: Float[Array, ""] | None  # None: the optimizer has its own
     num_steps: Float[Array, ""]
     decay: Float[Array, ""] | None
+    clip: Float[Array, ""] | None  # the largest norm of the gradient that the optimizer sees
+    factor: Float[Array, ""]  # what recoveries have made of the rate, 1 without any
     batch_size: int = eqx.field(static=True)
     log_every: int = eqx.field(static=True)
     optimizer: Any = eqx.field(static=True)
@@ -68,15 +72,20 @@ class Plan(eqx.Module):
         key = jax.random.fold_in(self.key_order, step // self.steps_per_epoch)
         return jax.random.permutation(key, num_rows(self.data))
 
+    def chosen(self, order, step) -> Int[Array, " batch"] | None:
+        """The rows in the minibatch of `step`, given the order in its epoch; None for all rows."""
+        if self.batch_size >= num_rows(self.data):
+            return None
+        start = step % self.steps_per_epoch * self.batch_size
+        return jax.lax.dynamic_slice_in_dim(order, start, self.batch_size)
+
 
 def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, dict[str, Array]]:
     """One step: (state, metrics)."""
     import optax
 
-    batch = plan.data
-    if plan.batch_size < num_rows(plan.data):
-        start = state.step % plan.steps_per_epoch * plan.batch_size
-        index = jax.lax.dynamic_slice_in_dim(order, start, plan.batch_size)
+    batch, index = plan.data, plan.chosen(order, state.step)
+    if index is not None:
         batch = jax.tree.map(lambda a: a.at[index].get(mode="promise_in_bounds"), batch)
 
     def loss_of(parameters):
@@ -97,11 +106,17 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     steepest = gradient
     if l1 is not None:
         steepest = jax.tree.map(steepest_slope, state.parameters, gradient, l1)
+    norm = _norm(steepest)
     given = gradient if plan.settles else steepest
+    if plan.clip is not None:  # Pascanu, Mikolov & Bengio 2013, algorithm 1
+        shrink = jnp.where(norm > plan.clip, plan.clip / norm, 1.0)
+        given = jax.tree.map(lambda g: shrink.astype(g.dtype) * g, given)
     updates, optimizer = plan.optimizer.update(given, state.optimizer, state.parameters, **extra)
     if plan.learning_rate is not None:
         rate = plan.learning_rate * jnp.minimum(1.0, 2 * (1 - state.step / plan.num_steps))
-        updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        updates = jax.tree.map(lambda u: -(plan.factor * rate).astype(u.dtype) * u, updates)
+    elif not plan.settles:
+        updates = jax.tree.map(lambda u: plan.factor.astype(u.dtype) * u, updates)
     parameters = eqx.apply_updates(state.parameters, updates)
     if l1 is not None and not plan.settles:
         parameters = jax.tree.map(within_orthant, parameters, state.parameters, steepest, l1)
@@ -117,7 +132,7 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     metrics = {
         **metrics,
         "loss": loss,
-        "gradient_norm": _norm(steepest),
+        "gradient_norm": norm,
         "update_norm": _norm(updates),
     }
     if "energy_samples" in metrics:
@@ -125,7 +140,10 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     sizes = [jnp.abs(metrics[name]) for name in ("energy_data", "gap") if name in metrics]
     usual = functools.reduce(jnp.maximum, sizes, state.usual)
     usual = jnp.where(state.step < _BASELINE, usual, state.usual)
-    return TrainState(state.step + 1, parameters, optimizer, average, carry, usual), metrics
+    idle = state.idle
+    if "acceptance" in metrics:
+        idle = jnp.where(metrics["acceptance"] < LEAST_ACCEPTANCE, idle + 1, 0)
+    return TrainState(state.step + 1, parameters, optimizer, average, carry, usual, idle), metrics
 
 
 def _l1_strengths(plan: Plan, parameters: PyTree) -> PyTree:
@@ -170,6 +188,7 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
             healthy |= (old.step > 0) & jnp.isfinite(metrics["update_norm"])
         if "gap" in metrics:
             healthy &= jnp.abs(metrics["gap"]) <= _gap_limit(plan, new)
+        healthy &= new.idle < IDLE_STEPS
         settled = (metrics["update_norm"] == 0) & plan.settles
         values = jnp.stack([old.step, *(metrics[name] for name in names)]).astype(dtype)
         # Steps between logged ones write where the next logged one will.
@@ -207,31 +226,53 @@ class Moment(NamedTuple):
     state: TrainState
     order: Array
     record: tuple[History, ...]
+    recoveries: tuple[Recovery, ...] = ()
     settled: bool = False  # nothing is left to do
 
 
 class Trouble(Exception):
     """Training cannot go on; `record` ends with the failing step, whose metrics are `last`."""
 
-    def __init__(self, record: tuple[History, ...], last: dict[str, float]):
+    def __init__(self, record: tuple[History, ...], last: dict[str, float], idle: bool):
         super().__init__("training cannot go on")
-        self.record, self.last = record, last
+        self.record, self.last, self.idle = record, last, idle
+
+    @property
+    def step(self) -> int:
+        return int(self.last["step"])
 
 
 class Run:
-    """A run on the host: the plan, where it stands, and earlier moments to go back to."""
+    """A run on the host: the plan, where it stands, and earlier moments to go back to.
 
-    def __init__(self, plan: Plan, state: TrainState, record: tuple[History, ...], seconds: float):
-        self.plan = plan
-        self.moment = Moment(int(state.step), state, plan.order(state.step), record)
-        self.earlier: deque[Moment] = deque([self.moment])
-        self.seconds = seconds
-        self.saved_step, self.saved_at = (self.step if record else -1), time.monotonic()
+    **Arguments:** `before`: of a run that goes on, the moment that its checkpoint held beside.
+    `windows`: of rows that do not fit into memory, of which the plan has number 0.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        moment: Moment,
+        before: Moment | None,
+        seconds: float,
+        windows: Any = None,
+    ):
+        self.plan, self.moment, self.seconds = plan, moment, seconds
+        self._windows, self._window = windows, 0
+        self.earlier: deque[Moment] = deque([moment if before is None else before])
+        self.saved_step = -1 if before is None else moment.step
+        self.saved_at = time.monotonic()
         self.length = 0  # of the next chunk; the first one compiles and tells nothing
 
     @property
     def step(self) -> int:
         return self.moment.step
+
+    def plan_at(self, step: int) -> Plan:
+        """The plan with the rows that `step` is from."""
+        if self._windows is not None:
+            self.plan, self._window = self._windows.into(self.plan, step, self._window)
+        return self.plan
 
     @property
     def settled(self) -> bool:
@@ -257,6 +298,13 @@ class Run:
 
     def note(self, part: History) -> None:
         self.moment = self.moment._replace(record=(*self.moment.record, part))
+        if self.earlier[-1].step == self.step:
+            self.earlier[-1] = self.moment
+
+    def last_noted(self, name: str) -> int:
+        """The last step under `name` in the record, -1 if there is none."""
+        found = (part[name] for part in reversed(self.moment.record) if len(part.get(name, ())))
+        return int(next(found, [-1])[-1])
 
     def next_stop(self, num_steps: int, *every: int | None) -> int:
         """Where the next chunk ends: after about `_CHUNK_SECONDS`, or at the next multiple."""
@@ -269,7 +317,7 @@ class Run:
         **Raises:** Trouble, and the run stays where it was.
         """
         began = time.monotonic()
-        moment, last = _go_on(self.plan, self.moment, until)
+        moment, last = _go_on(self.plan_at(self.step), self.moment, until)
         if self.step - self.earlier[-1].step >= _BACK:
             self.earlier.append(self.moment)
         while len(self.earlier) > 1 and self.earlier[1].step <= moment.step - 2 * _BACK:
@@ -284,19 +332,48 @@ class Run:
         self.seconds += elapsed
         return last
 
-    def go_back(self, trouble: Trouble, rate: float | None) -> str:
-        """To a moment 10 to 19 steps before the trouble, the same wherever chunks ended.
+    # ---- back from trouble -------------------------------------------------------------------
 
-        Returns the reason to give.
+    def go_back(self, trouble: Trouble) -> int:
+        """To the last moment held that is 10 steps before the trouble or more.
+
+        Returns the step, 10 to 19 before the trouble and the same wherever chunks ended, that the
+        same steps as before should lead on to.
         """
-        failed = int(trouble.last["step"])
-        target = max((failed - _BACK) // _BACK * _BACK, self.earlier[0].step)
-        held = [*self.earlier, self.moment]
-        moment = [m for m in held if m.step <= target][-1]
-        if target > moment.step:
-            moment = _go_on(self.plan, moment, target)[0]
-        self.moment = moment._replace(record=trouble.record)
-        return f"{_diagnosis(trouble.last, rate)}; training went back to step {self.step}"
+        target = max(_back_from(trouble.step), self.earlier[0].step)
+        self.moment = self._held(target)
+        while self.earlier[-1].step > self.step:
+            self.earlier.pop()
+        return target
+
+    def before(self) -> Moment:
+        """What a checkpoint holds beside now: no trouble from here on leads back beyond it."""
+        return self._held(max(_back_from(self.step), self.earlier[0].step))
+
+    def _held(self, step: int) -> Moment:
+        return [m for m in (*self.earlier, self.moment) if m.step <= step][-1]
+
+    def start_again(self, plan: Plan, state: TrainState, recovery: Recovery) -> None:
+        """From here with other knobs; no later trouble leads back beyond this."""
+        note = {"recovery_step": recovery.back_to, "recovery_trouble": recovery.step}
+        part = {name: np.asarray([float(value)]) for name, value in note.items()}
+        moment = self.moment._replace(
+            state=state,
+            record=(*self.moment.record, part),
+            recoveries=(*self.moment.recoveries, recovery),
+        )
+        self.earlier = deque([moment])
+        self.moment, self.plan = moment, plan
+        self.saved_step, self.length = -1, 0
+
+    def end(self, record: tuple[History, ...]) -> None:
+        """Here, with the record of what came after."""
+        self.moment = self.moment._replace(record=record)
+        self.saved_step = -1
+
+
+def _back_from(step: int) -> int:
+    return (step - _BACK) // _BACK * _BACK
 
 
 def _go_on(plan: Plan, moment: Moment, until: int) -> tuple[Moment, dict[str, float]]:
@@ -309,26 +386,31 @@ def _go_on(plan: Plan, moment: Moment, until: int) -> tuple[Moment, dict[str, fl
     last = {name: float(values[max(count - 1, 0)]) for name, values in table.items()}
     record = (*moment.record, {name: values[:count] for name, values in table.items()})
     if trouble:
-        raise Trouble(record, last)
+        raise Trouble(record, last, idle=int(state.idle) >= IDLE_STEPS)
     step = int(state.step) if settled else until
-    return Moment(step, state, order, record, bool(settled)), last
+    return Moment(step, state, order, record, moment.recoveries, bool(settled)), last
 
 
 def joined(record: Iterable[History], before: int | None = None) -> History:
     """The parts of the record as one, of what was seen up to the parameters of step `before`."""
     pieces: dict[str, list[np.ndarray]] = {}
     for part in record:
-        wanted: Any = slice(None)
-        if before is not None:
-            # Step t starts from the parameters of step t, so that its row comes after them.
-            is_step = "step" in part
-            wanted = part["step"] < before if is_step else part[_step_of(part)] <= before
-        for name, values in part.items():
-            pieces.setdefault(name, []).append(values[wanted])
+        for name, values in (part if before is None else _up_to(part, before)).items():
+            pieces.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in pieces.items()}
 
 
-_BESIDE = "validation", "log_likelihood"  # what is not of every step, each with a `..._step`
+def _up_to(part: History, step: int) -> History:
+    # Step t starts from the parameters of step t, so that its row comes after them.
+    wanted = part["step"] < step if "step" in part else part[_step_of(part)] <= step
+    return {name: values[wanted] for name, values in part.items()}
+
+
+_BESIDE = (
+    "validation",
+    "log_likelihood",
+    "recovery",
+)  # what is not of every step, each with a `..._step`
 
 
 def _step_of(part: History) -> str:
@@ -336,41 +418,27 @@ def _step_of(part: History) -> str:
     return next(f"{name}_step" for name in _BESIDE if f"{name}_step" in part)
 
 
-def parts_of(history: History) -> tuple[History, ...]:
-    """A joined history as parts again: the training's, the validation's, early stopping's."""
+def records_of(history: History, step: int) -> tuple[tuple[History, ...], tuple[History, ...]]:
+    """A joined history as a record again: (of what was seen up to `step`, the whole)."""
     parts: dict[str, History] = {}
     for name, values in history.items():
         kind = next((kind for kind in _BESIDE if name.startswith(kind)), "")
         parts.setdefault(kind, {})[name] = values
-    return tuple(parts.values())
+    whole = tuple(parts.values())
+    return tuple(_up_to(part, step) for part in whole), whole
 
 
-def _diagnosis(last: dict[str, float], rate: float | None) -> str:
-    """What happened, and which knob to turn."""
-    step = int(last["step"])
-    slower = "lower the learning_rate of your optimizer"
-    if rate is not None:
-        slower = f"lower learning_rate (now {rate:g})"
-    for name, what in (
-        ("energy_data", "the energy of the data"),
-        ("energy_samples", "the energy of the samples"),
-        ("loss", "the loss"),
-        ("gradient_norm", "the gradient"),
-        ("update_norm", "the optimizer's update"),
-    ):
-        value = last.get(name, 0.0)
-        if not math.isfinite(value):
-            shown = "NaN" if math.isnan(value) else "infinite"
-            if step == 0 and name != "update_norm":
-                return (
-                    f"{what} is {shown} before any update: check that the energy and its gradient "
-                    "are finite on every row of the data"
-                )
-            return f"{what} became {shown} at step {step}: {slower}"
-    return (
-        f"the energies of data and samples ran apart, to a gap of {last['gap']:.3g} nats at step "
-        f"{step}: {slower} or take more sampler steps an update"
-    )
+def as_strong(tree: PyTree) -> PyTree:
+    """Arrays of NumPy as JAX's, and no weak types: a resumed run must see the same program."""
+
+    def convert(leaf):
+        if isinstance(leaf, np.ndarray):
+            return jnp.asarray(leaf)
+        if eqx.is_array(leaf) and leaf.weak_type:
+            return jax.lax.convert_element_type(leaf, leaf.dtype)
+        return leaf
+
+    return jax.tree.map(convert, tree)
 
 
 def review(history: History) -> tuple[str, ...]:
@@ -390,7 +458,7 @@ def review(history: History) -> tuple[str, ...]:
                 "or more steps",
             ),
             (
-                acceptance >= 0.01,
+                acceptance >= LEAST_ACCEPTANCE,
                 f"in the last tenth of the steps the chains accepted {acceptance:.2g} of their "
                 "moves and hardly moved: choose another sampler",
             ),

@@ -20,6 +20,8 @@ from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
 from energax.training._base import Checkpoint, checkpoint_paths, newest_archive, whole
 
+_RECOVERIES = 5
+
 
 def rate_of(energy: AbstractEnergy, optimizer: Any, learning_rate: float | None) -> float | None:
     if optimizer is not None:
@@ -58,6 +60,34 @@ def check_optimizer(optimizer: Any, objective: AbstractObjective) -> None:
         )
 
 
+def check_recovery(
+    recover: bool | int, clip: float | None, optimizer: Any
+) -> tuple[int, float | None]:
+    """(the most recoveries, of True 5; the largest norm of a gradient).
+
+    **Raises:** ValueError for other values, and where L-BFGS has no use for them.
+    """
+    if isinstance(recover, bool):
+        limit = _RECOVERIES if recover else 0
+    elif isinstance(recover, (int, np.integer)) and recover >= 0:
+        limit = int(recover)
+    else:
+        raise ValueError(
+            "recover: expected True, False or a whole number from 0, the most recoveries, got "
+            f"{recover!r}"
+        )
+    if clip is not None and (isinstance(clip, bool) or not 0 < clip < math.inf):
+        raise ValueError(f"clip: expected a positive number, got {clip!r}")
+    if isinstance(optimizer, str) and optimizer == "lbfgs":
+        for name, given in (("recover", limit), ("clip", clip)):
+            if given:
+                raise ValueError(
+                    f"optimizer='lbfgs' shortens its steps by itself and has no use for {name}=: "
+                    "leave it out"
+                )
+    return limit, None if clip is None else float(clip)
+
+
 def rows_a_step(asked: int | None, rows: int, optimizer: Any, objective: AbstractObjective) -> int:
     """Rows a step: of L-BFGS all, else those asked for or 100."""
     if asked is not None:
@@ -83,6 +113,19 @@ def check_for_moments(objective: AbstractObjective, validation: Any, early_stopp
         raise ValueError(
             "validation= and early_stopping= look at energies of rows, and Moments have none: "
             "leave them out"
+        )
+
+
+def check_for_windows(optimizer: Any, early_stopping: Any) -> None:
+    if isinstance(optimizer, str):
+        raise ValueError(
+            "optimizer='lbfgs' goes over all rows at every step, and these do not fit into "
+            "memory: leave it out, or give fewer rows"
+        )
+    if isinstance(early_stopping, float):
+        raise ValueError(
+            "early_stopping: a share of rows that are read bit by bit cannot be held out: give "
+            "rows of your own, early_stopping=EarlyStopping(rows)"
         )
 
 
@@ -125,7 +168,7 @@ def check_same_run(
 ) -> None:
     """Raises ValueError unless the checkpoint is of the run that was asked for."""
     had, now = found.settings, settings
-    names = "batch_size", "average", "optimizer", "early_stopping", "data_sha256"
+    names = "batch_size", "window_rows", "average", "optimizer", "early_stopping", "data_sha256"
     different = [
         f"{name}={had.get(name)!r}, not {now.get(name)!r}"
         for name in names

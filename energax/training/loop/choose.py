@@ -1,26 +1,20 @@
 """The one training loop: minibatches, an optimiser, checkpoints, and a stop on trouble."""
 
-import functools
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
 
-from energax.energies._base import (
-    AbstractEnergy,
-    batched,
-    check_scalar,
-    partition_trainable,
-)
+from energax.energies._base import AbstractEnergy, check_scalar
 from energax.energies.exponential_family import AbstractExponentialFamily
 from energax.energies.moments import Moments
+from energax.io import AbstractRows
 from energax.objectives._base import AbstractObjective
 from energax.objectives.choose import default_objective
 from energax.objectives.likelihood import MaximumLikelihood
@@ -32,17 +26,26 @@ from energax.training._base import (
     Checkpoint,
     DamagedCheckpoint,
     Fit,
-    History,
     fill_state,
     newest_archive,
     open_checkpoint,
-    remove_checkpoints_after,
+    recoveries_of,
     whole,
     write_checkpoint,
 )
-from energax.training.loop._base import Plan, Run, TrainState, Trouble, joined, parts_of, review
+from energax.training.loop._base import (
+    Moment,
+    Run,
+    Trouble,
+    as_strong,
+    joined,
+    records_of,
+    review,
+)
 from energax.training.loop.asked import (
     check_for_moments,
+    check_for_windows,
+    check_recovery,
     check_same_run,
     digest_of,
     find_archive,
@@ -52,10 +55,13 @@ from energax.training.loop.asked import (
     rows_a_step,
 )
 from energax.training.loop.quasi_newton import LBFGS
+from energax.training.loop.recover import Doctor
+from energax.training.loop.start import adam, first_state
+from energax.training.loop.validation import Watch
+from energax.training.loop.windows import Windows, fits
 from energax.training.stopping import EarlyStopping, Watcher
 
 _CHECKPOINT_SECONDS = 30.0
-_VALIDATION_ROWS = 2000
 _STARTS = 1000  # points that chains start from where there are no rows
 _WATCH = 2**31 - 1  # what is folded into the key for early stopping
 
@@ -71,7 +77,10 @@ def fit(
     num_steps: int | None = None,
     num_epochs: int | None = None,
     batch_size: int | None = None,
+    window_rows: int | None = None,
     average: float | None = None,
+    clip: float | None = None,
+    recover: bool | int = False,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
     keep: int = 3,
@@ -87,13 +96,18 @@ def fit(
     Every epoch goes through the rows in a new random order; rows that do not fill a last minibatch
     wait for another epoch. Training stops where loss, gradient or update is not finite, or where
     the gap between the energies of data and samples passes 1000 times (the largest energies of the
-    first 10 steps + 1 nat a site). It then returns the parameters from 10 to 19 steps before, with
-    `reliable=False` and a reason that names the cause and what to change.
+    first 10 steps + 1 nat a site), or where chains accepted less than 0.01 of their moves in each
+    of 1000 steps. It then returns the parameters from 10 to 19 steps before, with `reliable=False`
+    and a reason that names the cause and what to change; with `recover=` it changes that itself and
+    goes on from there.
 
     **Arguments:**
 
     - `data`: (rows, *event), a dict of arrays on a `Record`; or `Moments`, for an energy of pairs
-      and an objective that asks the data for no more (`MaximumLikelihood`, `PersistentCD`).
+      and an objective that asks the data for no more (`MaximumLikelihood`, `PersistentCD`); or
+      `io.open_rows(path)`, a file larger than memory, of which `window_rows` rows at a time are
+      read (None: as many as take 64 MB in float32; some six times that is needed in all), from 64
+      places of the file in a random order, and trained on in a random order.
     - `objective`: what to minimise; None takes `objectives.default_objective`, and fits exponential
       families at once by matching moments.
     - `optimizer`: any Optax transformation; None is Adam whose rate is `learning_rate` for the
@@ -105,6 +119,13 @@ def fit(
       needs up to that.
     - `batch_size`: rows a step; None is 100, of L-BFGS all.
     - `average`: decay of a running average of the parameters, such as 0.999; None keeps none.
+    - `clip`: the largest norm of the gradient, all parameters together; a larger one is shortened
+      to it (Pascanu, Mikolov & Bengio 2013, algorithm 1). None shortens none.
+    - `recover`: how often to go on after trouble, True: up to 5 times. Each time `learning_rate` is
+      halved (of an optimizer of your own its updates are) and the optimiser forgets its moments.
+      Where the samples are at fault, every second time the sampler takes twice the steps an update
+      instead, if the objective has such. Trouble that neither mends ends the training as ever. What
+      was done is in `Fit.recoveries`.
     - `checkpoint_dir`: a folder for checkpoints, one every `checkpoint_every` steps (None: every 30
       seconds) and one at the end, of which the last `keep` stay. `resume=True` goes on from the
       newest good one, if there is one, to the same end bit for bit.
@@ -128,7 +149,19 @@ def fit(
         )
     space = objective.data_space(energy)
     starts: Point = None
-    if isinstance(data, Moments):
+    windows = None
+    if isinstance(data, AbstractRows):
+        if fits(data, window_rows):
+            data, window_rows = data.read(0, data.num_rows), None
+        else:
+            check_for_windows(optimizer, early_stopping)
+            batch_size = 100 if batch_size is None else whole("batch_size", batch_size)
+            windows = Windows(data, space, batch_size=batch_size, window_rows=window_rows, key=key)
+    if windows is not None:
+        matched, rows = False, windows.load(0)
+    elif window_rows is not None:
+        raise ValueError("window_rows: for rows that are read bit by bit, data=io.open_rows(path)")
+    elif isinstance(data, Moments):
         rows, starts = data.rows(energy), data.draw(_STARTS, key=jax.random.fold_in(key, _WATCH))
         if batch_size not in (None, num_rows(rows)):
             raise ValueError("batch_size: Moments are taken whole at every step; leave it out")
@@ -156,7 +189,8 @@ def fit(
             energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
     batch_size = rows_a_step(batch_size, num_rows(rows), optimizer, objective)
-    num_steps = number_of_steps(num_steps, num_epochs, num_rows(rows) // batch_size)
+    of_all = num_rows(rows) if windows is None else windows.rows.num_rows
+    num_steps = number_of_steps(num_steps, num_epochs, of_all // batch_size)
     if checkpoint_every is not None:
         whole("checkpoint_every", checkpoint_every)
     keep = whole("keep", keep)
@@ -164,12 +198,16 @@ def fit(
         raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average: expected a decay between 0 and 1, got {average}")
+    limit, clip = check_recovery(recover, clip, optimizer)
     rate = rate_of(energy, optimizer, learning_rate)
     settings = {
         "num_steps": num_steps,
         "learning_rate": rate,
         "batch_size": batch_size,
+        "window_rows": None if windows is None else windows.size,
         "average": average,
+        "clip": clip,
+        "recover": limit,
         "optimizer": name_of(optimizer),
         "log_every": -(-num_steps // 10_000),
     }
@@ -177,7 +215,7 @@ def fit(
     if early_stopping is not None:
         watcher = Watcher(
             early_stopping,
-            _as_strong(energy),
+            as_strong(energy),
             rows,
             held,
             num_steps=num_steps,
@@ -185,58 +223,92 @@ def fit(
             key=key_watch,
         )
         settings["early_stopping"] = early_stopping.settings(held, watcher.every)
-    folder = archive = None
-    record: tuple[History, ...] = ()
+    folder = archive = found = None
     seconds = 0.0
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir)
-        settings["data_sha256"] = digest_of(rows)
+        settings["data_sha256"] = digest_of(rows) if windows is None else windows.rows.fingerprint()
         archive = find_archive(folder, resume)
     if archive is not None:
         found = open_checkpoint(archive, energy)
         check_same_run(found, settings, objective, key, folder)
         settings["log_every"] = found.settings["log_every"]
-        energy, record, seconds = found.energy, parts_of(found.history), found.seconds
-    plan, state = _start(energy, rows, starts, objective, key, optimizer, rate, settings)
-    if archive is not None:
-        if watcher is None:
-            state = fill_state(archive, state)
-        else:
-            state, watched = fill_state(archive, (state, watcher.now))
-            watcher.restore(watched)
-    run = Run(plan, state, record, seconds)
+        energy, seconds = found.energy, found.seconds
+    settles = isinstance(optimizer, str)
+    if optimizer is None:
+        optimizer = adam()
+    elif settles:
+        optimizer = LBFGS()
+    plan, state = first_state(energy, rows, starts, objective, key, optimizer, settles, settings)
+    doctor = Doctor(objective, rate, limit)
+    now, before = Moment(0, state, plan.order(state.step), ()), None
+    if archive is not None and found is not None:
+        template = state if watcher is None else (state, watcher.now)
+        told, done = fill_state(archive, (template, template)), recoveries_of(found.settings)
+        if watcher is not None:
+            watcher.restore(*(watched for _, watched in told))
+            told = tuple(state for state, _ in told)
+        records = records_of(found.history, int(told[0].step))
+        before, now = (
+            Moment(int(state.step), state, plan.order(state.step), record, done)
+            for state, record in zip(told, records, strict=True)
+        )
+        plan = doctor.plan(plan, done)
+    run = Run(plan, now, before, seconds, windows)
 
     def save() -> None:
-        if folder is not None and run.saved_step != run.step:
-            state = run.moment.state if watcher is None else (run.moment.state, watcher.now)
-            checkpoint = Checkpoint(
-                run.energy, objective, state, key, run.history(), settings, run.step, run.seconds
-            )
-            write_checkpoint(folder, checkpoint, keep=keep)
-            run.saved_step, run.saved_at = run.step, time.monotonic()
+        moment = run.moment
+        if folder is None or run.saved_step == moment.step:
+            return
+        kept = [run.before(), moment]  # trouble soon after it may lead back beyond a checkpoint
+        states = tuple(m.state if watcher is None else (m.state, watcher.at(m.step)) for m in kept)
+        told = {**settings, "recoveries": [dataclasses.asdict(r) for r in moment.recoveries]}
+        checkpoint = Checkpoint(
+            run.energy, objective, states, key, run.history(), told, moment.step, run.seconds
+        )
+        write_checkpoint(folder, checkpoint, keep=keep)
+        run.saved_step, run.saved_at = moment.step, time.monotonic()
 
-    watch = None if validation is None else _Watch(energy, rows, validation, num_steps)
+    watch = None if validation is None else Watch(energy, rows, validation, num_steps)
+    every = [each.every for each in (watch, watcher) if each is not None]
+    every += [] if windows is None else [windows.steps]
     reason, time_limited = None, False
 
     def look() -> bool:
-        """Notes the held-out log-likelihood where it is time to; whether training may go on."""
+        """Notes what is seen of held-out rows where it is time to; whether training may go on."""
+        if watch is not None and watch.is_due(run.step, run.last_noted("validation_step")):
+            run.note(watch.look(run.energy, run.step))
         if watcher is None:
             return True
         if not watcher.stopped and watcher.is_due(run.step):
             began = time.monotonic()
             run.note(watcher.look(run.averaged_energy, run.step))
+            watcher.let_go(run.earlier[0].step)
             run.seconds += time.monotonic() - began
         return not watcher.stopped
+
+    def go_back(trouble: Trouble) -> None:
+        """To where training was 10 to 19 steps before, by the same steps and looks again."""
+        target = run.go_back(trouble)
+        if watcher is not None:
+            watcher.go_back(run.step)
+        while run.step < target:
+            run.advance(run.next_stop(target, *every))
+            look()
 
     try:
         with Progress("training", progress) as bar:
             while look() and run.step < num_steps and not (time_limited or run.settled):
-                until = run.next_stop(
-                    num_steps, checkpoint_every, watch and watch.every, watcher and watcher.every
-                )
-                last = run.advance(until)
-                if watch is not None and run.step % watch.every == 0:
-                    run.note(watch.look(run.energy, run.step))
+                until = run.next_stop(num_steps, checkpoint_every, *every)
+                try:
+                    last = run.advance(until)
+                except Trouble as trouble:
+                    go_back(trouble)
+                    reason = doctor.treat(run, trouble)
+                    save()
+                    if reason is not None:
+                        break
+                    continue
                 look()
                 due = run.saved_at + _CHECKPOINT_SECONDS < time.monotonic()
                 if run.step % checkpoint_every == 0 if checkpoint_every else due:
@@ -245,12 +317,6 @@ def fit(
                 if callback is not None:
                     callback(run.step, last)
                 time_limited = max_seconds is not None and run.seconds - seconds >= max_seconds
-    except Trouble as trouble:
-        reason = run.go_back(trouble, rate)
-        if watcher is not None:
-            watcher.go_back(run.step)
-        if folder is not None:
-            remove_checkpoints_after(folder, run.step)
     except KeyboardInterrupt:
         save()
         raise
@@ -258,8 +324,8 @@ def fit(
     history = joined(run.moment.record)
     reasons = (reason,) if reason else review(history)
     at_its_end = run.settled or run.step >= num_steps
-    if isinstance(plan.optimizer, LBFGS) and at_its_end and not reason:
-        reasons += plan.optimizer.doubts(run.moment.state.optimizer, num_steps)
+    if settles and at_its_end and not reason:
+        reasons += optimizer.doubts(run.moment.state.optimizer, num_steps)
     trained, steps, stopping = run.averaged_energy, run.step, None
     if watcher is not None:
         stopping, doubts = watcher.finish(trained, run.step)
@@ -273,11 +339,12 @@ def fit(
         history=history,
         reliable=verdict.reliable,
         reasons=verdict.reasons,
-        objective=objective,
+        objective=doctor.objective(run.moment.recoveries),
         num_steps=steps,
         seconds=run.seconds,
         time_limited=time_limited and run.step < num_steps,
         early_stopping=stopping,
+        recoveries=run.moment.recoveries,
     )
 
 
@@ -290,6 +357,8 @@ def resume(
     optimizer: Any = None,
     learning_rate: float | None = None,
     num_steps: int | None = None,
+    clip: float | None = None,
+    recover: bool | int | None = None,
     early_stopping: EarlyStopping | None = None,
     **options: Any,
 ) -> Fit:
@@ -300,7 +369,8 @@ def resume(
 
     **Arguments:** `energy`, `objective`, `optimizer`: needed again where they are the user's own
     code, which no file keeps. `early_stopping`: needed again where it was given rows to watch.
-    `learning_rate`, `num_steps`: other values than the run had, for another end. `options`:
+    `learning_rate`, `num_steps`, `clip`, `recover`: other values than the run had, for another end;
+    recoveries made before count, and a learning rate that they halved stays halved. `options`:
     `checkpoint_every`, `keep`, `validation`, `progress`, `max_seconds` and `callback` of `fit`,
     which are not kept.
 
@@ -334,6 +404,8 @@ def resume(
         optimizer = "lbfgs"
     if optimizer is None and learning_rate is None:
         learning_rate = settings["learning_rate"]
+    if clip is None:
+        clip = settings.get("clip")
     with warnings.catch_warnings():  # damaged checkpoints were named above
         warnings.simplefilter("ignore", DamagedCheckpoint)
         return fit(
@@ -345,128 +417,15 @@ def resume(
             learning_rate=learning_rate,
             num_steps=settings["num_steps"] if num_steps is None else num_steps,
             batch_size=settings["batch_size"],
+            window_rows=settings.get("window_rows"),
             average=settings["average"],
+            clip=clip,
+            recover=settings.get("recover", False) if recover is None else recover,
             early_stopping=early_stopping,
             checkpoint_dir=folder,
             resume=True,
             **options,
         )
-
-
-# ---- what a run starts from ------------------------------------------------------------------
-
-
-def _start(
-    energy: AbstractEnergy,
-    rows: Point,
-    starts: Point,
-    objective: AbstractObjective,
-    key: Array,
-    optimizer: Any,
-    rate: float | None,
-    settings: dict[str, Any],
-) -> tuple[Plan, TrainState]:
-    """The plan and the first state, of plain (not weakly typed) arrays.
-
-    **Arguments:** `starts`: what chains start at; None takes the rows.
-    """
-    theta, fixed = partition_trainable(_as_strong(energy))
-    leaves = jax.tree.leaves(theta)
-    if not leaves:
-        raise ValueError(
-            "this energy has nothing to train: no float array outside its space and frozen parts; "
-            "put the parameters of a function in params= of from_log_density, or in a module"
-        )
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
-        raise ValueError("this energy's parameters are not all finite: start from finite ones")
-    data = jax.tree.map(jnp.asarray, rows)
-    key_order, key_steps, key_init = jax.random.split(key, 3)
-    first = data if starts is None else starts
-    own, carry = objective.init(eqx.combine(theta, fixed), first, key=key_init)
-    parameters = (theta, own)
-    average = settings["average"]
-    if optimizer is None:
-        optimizer = _adam()
-    elif isinstance(optimizer, str):
-        optimizer = LBFGS()
-    inverse = None
-    if isinstance(optimizer, LBFGS):
-        inverse = objective.rough_inverse_hessian(eqx.combine(theta, fixed), data)
-
-    def number(value: float | None) -> Array | None:
-        return None if value is None else jnp.asarray(value, float)
-
-    plan = Plan(
-        fixed=fixed,
-        objective=_as_strong(objective),
-        data=data,
-        key_order=key_order,
-        key_steps=key_steps,
-        learning_rate=number(rate),
-        num_steps=jnp.asarray(settings["num_steps"], float),
-        decay=number(average),
-        batch_size=settings["batch_size"],
-        log_every=settings["log_every"],
-        optimizer=optimizer,
-        inverse=inverse,
-        settles=isinstance(optimizer, LBFGS),
-    )
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        parameters=parameters,
-        optimizer=optimizer.init(parameters),
-        average=None if average is None else theta,
-        carry=carry,
-        usual=jnp.zeros((), float),
-    )
-    return plan, _as_strong(state)
-
-
-def _as_strong(tree: PyTree) -> PyTree:
-    """Arrays of NumPy as JAX's, and no weak types: a resumed run must see the same program."""
-
-    def convert(leaf):
-        if isinstance(leaf, np.ndarray):
-            return jnp.asarray(leaf)
-        if eqx.is_array(leaf) and leaf.weak_type:
-            return jax.lax.convert_element_type(leaf, leaf.dtype)
-        return leaf
-
-    return jax.tree.map(convert, tree)
-
-
-@functools.cache
-def _adam() -> Any:
-    """Adam without its rate; one object for all runs, so that they share compiled steps."""
-    import optax
-
-    # A larger eps than usual: else rounding errors move what no data determine by whole steps.
-    return optax.scale_by_adam(eps=1e-6)
-
-
-# ---- beside the steps ------------------------------------------------------------------------
-
-
-class _Watch:
-    """Mean energies of held-out rows and of as many training rows, fifty times a run."""
-
-    def __init__(self, energy: AbstractEnergy, rows: Point, validation: Any, num_steps: int):
-        held = energy.space.validate(validation, batch=True, name="validation")
-        num = min(num_rows(held), num_rows(rows), _VALIDATION_ROWS)
-        self.held, self.seen = (
-            jax.tree.map(lambda a: jnp.asarray(a[:num]), part) for part in (held, rows)
-        )
-        self.every = max(1, num_steps // 50)
-
-    def look(self, energy: AbstractEnergy, step: int) -> History:
-        held, seen = float(_mean_energy(energy, self.held)), float(_mean_energy(energy, self.seen))
-        values = {"step": step, "energy": held, "gap": held - seen}
-        return {f"validation_{name}": np.asarray([float(v)]) for name, v in values.items()}
-
-
-@eqx.filter_jit
-def _mean_energy(energy: AbstractEnergy, x: Point) -> Float[Array, ""]:
-    return -jnp.mean(batched(energy, x))
 
 
 def _shown(metrics: dict[str, float]) -> str:

@@ -132,13 +132,22 @@ class Watcher:
     def now(self) -> Watched:
         return self._held_states[-1]
 
-    def restore(self, state: Watched) -> None:
-        self._held_states = [state]
+    def restore(self, *states: Watched) -> None:
+        """`states`: oldest first."""
+        self._held_states = list(states)
+
+    def at(self, step: int) -> Watched:
+        """What was known at `step` of the training, which is none that was let go."""
+        return [state for state in self._held_states if state["step"] <= step][-1]
 
     def go_back(self, step: int) -> None:
         """To what was known at `step` of the training, which went on into trouble."""
-        while len(self._held_states) > 1 and self.now["step"] > step:
-            self._held_states.pop()
+        self._held_states = [state for state in self._held_states if state["step"] <= step]
+
+    def let_go(self, step: int) -> None:
+        """Forgets what was known before `step`, to which training does not go back any more."""
+        later = [state for state in self._held_states if state["step"] > step]
+        self._held_states = [self.at(step), *later]
 
     @property
     def stopped(self) -> bool:
@@ -184,7 +193,7 @@ class Watcher:
                 )  # fmt: skip
             if new["waited"] >= self.settings.patience:
                 new = new.but(stopped=1)
-        self._remember(new)
+        self._held_states.append(new)
         seen = float(np.mean(np.asarray(_log_densities(energy, self.seen), np.float64)))
         values = {
             "log_likelihood_step": step,
@@ -194,13 +203,6 @@ class Watcher:
             "log_likelihood_log_z": log_z,
         }
         return {name: np.asarray([float(v)]) for name, v in values.items()}
-
-    def _remember(self, new: Watched) -> None:
-        self._held_states.append(new)
-        # Trouble leads back 20 steps at the most; one state from before that is enough.
-        kept = [s for s in self._held_states if s["step"] > new["step"] - 40]
-        before = [s for s in self._held_states if s["step"] <= new["step"] - 40]
-        self._held_states = before[-1:] + kept
 
     def _balance(self, now: Watched, step: int) -> float:
         """Evaluations that may be spent now, what is kept for the check left out.

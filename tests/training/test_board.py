@@ -1,0 +1,81 @@
+"""What a running training tells outside: TensorBoard's files and the page that reloads itself."""
+
+import struct
+
+import numpy as np
+
+from energax import random, training
+from energax.energies import BernoulliRBM
+from energax.report import LiveReport
+from energax.training import TensorBoard
+
+KEY = random.key(2)
+
+
+def run(callback, num_steps=200):
+    rows = (np.random.default_rng(0).random((300, 6)) < 0.3).astype(np.float32)
+    energy = BernoulliRBM.random(6, 3, key=KEY)
+    return training.fit(energy, rows, key=KEY, num_steps=num_steps, callback=callback)
+
+
+def events(folder):
+    """{(tag, step): value} of all event files: length, check, event, check, and so on."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            size = struct.unpack("<Q", data[at : at + 8])[0]
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+            at += size + 16
+    return found
+
+
+def test_tensorboard_files_hold_the_metrics(tmp_path):
+    told = {}
+    with TensorBoard(tmp_path / "board") as board:
+
+        def callback(step, metrics):
+            board(step, metrics)
+            told.update({(name, step): value for name, value in metrics.items() if name != "step"})
+
+        run(callback)
+    found = events(tmp_path / "board")
+    assert set(found) == set(told) and ("loss", 200) in found
+    assert all(abs(found[k] - told[k]) <= 1e-6 * (1 + abs(told[k])) for k in told)
+
+
+def test_what_is_not_finite_is_left_out(tmp_path):
+    with TensorBoard(tmp_path) as board:
+        board(3, {"step": 2.0, "loss": np.nan, "gap": np.inf, "energy_data": 1.5})
+    assert events(tmp_path) == {("energy_data", 3): 1.5}
+
+
+def test_the_page_is_written_while_training_runs(tmp_path):
+    path = tmp_path / "report.html"
+    seen = []
+    live = LiveReport(path, "a run", every_seconds=0.0)
+
+    def callback(step, metrics):
+        live(step, metrics)
+        seen.append((step, path.read_text()))
+
+    run(callback)
+    for step, page in seen:
+        assert f"a run: step {step:,}, still training" in page
+        assert 'http-equiv="refresh"' in page and "data:image/png" in page and "loss: " in page
+
+
+def test_the_page_waits_and_its_curves_stay_short(tmp_path):
+    path = tmp_path / "report.html"
+    live = LiveReport(path, every_seconds=1e9)
+    live(0, {"loss": 1.0, "gap": 0.0})
+    page = path.read_text()
+    for step in range(1, 9_000):
+        live(step, {"loss": 1.0 / step, "gap": 0.0})
+    assert path.read_text() == page
+    assert 1_000 <= len(live._rows["step"]) <= 2_001
+    steps = live._rows["step"]
+    assert steps[0] == 0 and steps[-1] > 8_900 and set(np.diff(steps)) == {live._every}

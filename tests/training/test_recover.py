@@ -1,0 +1,484 @@
+"""Trouble and what follows: knobs that are turned, on record, to the same end bit for bit."""
+
+import dataclasses
+import json
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from energax import random, training
+from energax.energies import BernoulliRBM, from_log_density
+from energax.objectives import MaximumLikelihood, Penalised, PersistentCD, PseudoLikelihood
+from energax.objectives._base import AbstractObjective
+from energax.results import UnreliableResult, plain
+from energax.samplers import ULA
+from energax.spaces import Ordinal, Real
+from tests.training.test_checkpoint import same, steps_kept
+
+KEY = random.key(43)
+GRID = Ordinal((1,), 9)
+TRUE = 0.5  # the precision
+
+
+def normal(precision, x):
+    """A normal on a grid; NaN where the precision is below 0: an update too far ends it."""
+    return -0.5 * precision * (x[0] - 4.0) ** 2 + 0.5 * jnp.log(precision)
+
+
+def normal_at(precision):
+    return from_log_density(normal, GRID, params=jnp.asarray(precision))
+
+
+def rows_of_normal(num=200):
+    """As many of each value as the true normal gives, so that its precision fits best."""
+    x = np.arange(9)
+    p = np.exp(-0.5 * TRUE * (x - 4.0) ** 2)
+    return np.repeat(x, np.round(num * p / p.sum()).astype(int))[:, None]
+
+
+ROWS = rows_of_normal()
+
+
+def train(objective=None, *, start=20.0, learning_rate=1.0, num_steps=200, **options):
+    """Adam overshoots from a precision of 20 to below 0 unless its rate is well below 1."""
+    if "optimizer" not in options:
+        options["learning_rate"] = learning_rate
+    return training.fit(
+        normal_at(start),
+        ROWS,
+        objective or MaximumLikelihood(),
+        key=KEY,
+        num_steps=num_steps,
+        **{"batch_size": len(ROWS), "recover": True, **options},
+    )
+
+
+def train_chains(**options):
+    """The same by chains and minibatches, with everything that a checkpoint holds."""
+    return train(
+        PersistentCD(num_steps=2, num_chains=20),
+        **{"batch_size": 20, "average": 0.9, "validation": ROWS[:50], **options},
+    )
+
+
+# ---- it recovers -----------------------------------------------------------------------------
+
+
+def test_an_exploding_rate_is_halved_until_it_suits():
+    fitted = train()
+    assert fitted.reliable and fitted.reasons == () and fitted.num_steps == 200
+    assert abs(float(fitted.energy.params) - TRUE) < 0.01
+    first, *_ = recoveries = fitted.recoveries
+    assert 1 <= len(recoveries) <= 5
+    rates = [1.0, *(each.new for each in recoveries)]
+    assert rates == [0.5**i for i in range(len(rates))]
+    for each, old in zip(recoveries, rates, strict=False):
+        assert each.changed == "learning_rate" and each.old == old and not each.in_chains
+        assert f"became NaN at step {each.step}" in each.cause
+        assert each.step - 19 <= each.back_to <= each.step - 10
+        assert f"with learning_rate {each.new:g} instead of {old:g}" in str(each)
+    assert first.back_to >= 10  # or nothing here tells the state gone back to from the first
+    # Without it, the training ends at the first.
+    with pytest.warns(UnreliableResult, match="became NaN"):
+        ended = train(recover=False)
+    assert (ended.num_steps, ended.history["step"][-1]) == (first.back_to, first.step)
+    assert ended.recoveries == () and not ended.reliable
+
+
+def test_it_goes_on_as_a_run_from_there_would():
+    """Half the rate, moments forgotten; parameters and chains as they were."""
+    whole, half = optax.adam(1.0), optax.adam(0.5)
+    fitted = train(optimizer=whole)
+    (first, second, *_) = (*fitted.recoveries, None)
+    assert first.changed == "update_scale" and (first.old, first.new) == (1.0, 0.5)
+    there = train(optimizer=whole, num_steps=first.back_to).energy
+    end = 200 if second is None else second.back_to
+    on = train(start=there.params, optimizer=half, num_steps=end - first.back_to)
+    # Maximum likelihood of all rows knows no step, so that a run of its own sees the same.
+    mine = fitted.history["loss"][first.back_to : end]
+    np.testing.assert_allclose(mine, on.history["loss"], rtol=1e-5)
+    np.testing.assert_array_equal(fitted.history["step"], np.arange(200))
+
+
+def test_the_record_is_saved_and_comes_back(tmp_path):
+    fitted = train()
+    json.dumps([dataclasses.asdict(each) for each in fitted.recoveries], allow_nan=False)
+    back_to = [each.back_to for each in fitted.recoveries]
+    np.testing.assert_array_equal(fitted.history["recovery_step"], back_to)
+    troubles = [each.step for each in fitted.recoveries]
+    np.testing.assert_array_equal(fitted.history["recovery_trouble"], troubles)
+    fitted.save(tmp_path)
+    back = training.load(tmp_path, energy=normal_at(1.0))
+    assert back.recoveries == fitted.recoveries != ()
+    np.testing.assert_array_equal(back.history["recovery_step"], back_to)
+
+
+def test_a_schedule_of_your_own_goes_on_where_it_was():
+    """SGD whose rate is 0 after 100 updates must stay at 0, whatever was recovered from."""
+    late = optax.scale_by_schedule(lambda count: jnp.where(count < 100, 1.0, 0.0))
+    optimizer = optax.chain(optax.scale_by_adam(), late, optax.scale(-1.0))
+    fitted = train(optimizer=optimizer)
+    assert fitted.recoveries and fitted.recoveries[0].back_to >= 10
+    moved = fitted.history["update_norm"] > 0
+    np.testing.assert_array_equal(np.flatnonzero(moved), np.arange(100))
+
+
+def test_a_lower_rate_does_not_compile_anew():
+    traces = []
+
+    def traced(precision, x):
+        traces.append(1)
+        return normal(precision, x)
+
+    def run(recover, rate):
+        start = from_log_density(traced, GRID, params=jnp.asarray(20.0))
+        traces.clear()
+        objective, options = MaximumLikelihood(), {"learning_rate": rate, "num_steps": 200}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableResult)
+            fitted = training.fit(start, ROWS, objective, key=KEY, recover=recover, **options)
+        return len(fitted.recoveries), len(traces)
+
+    run(True, 1.0)  # compiles what is compiled once, the look at the rows in trouble too
+    recoveries, with_them = run(True, 1.1)
+    assert recoveries >= 2
+    none, without = run(False, 0.01)
+    assert none == 0 and with_them == without
+
+
+# ---- chains ----------------------------------------------------------------------------------
+
+
+def linear(slope, x):
+    """It has no normaliser on the line: chains run away at any rate."""
+    return slope @ x
+
+
+def train_linear(objective, **options):
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    start = from_log_density(linear, Real((2,)), params=jnp.asarray([0.3, -0.1]))
+    options = {"learning_rate": 0.5, "num_steps": 2000, "recover": True, **options}
+    return training.fit(start, rows, objective, key=KEY, **options)
+
+
+def test_where_samples_are_at_fault_the_sampler_takes_more_steps_too(tmp_path):
+    """Rate and steps take turns; the end names the cause and what had been tried."""
+    chains = PersistentCD(num_steps=10, sampler=ULA(1.0))
+    with pytest.warns(UnreliableResult, match=r"ran apart.*samples' are below: chains escaped"):
+        fitted = train_linear(Penalised(chains, l2=1e-6, where="params"))
+    told = [(each.changed, each.old, each.new) for each in fitted.recoveries]
+    assert told == [
+        ("learning_rate", 0.5, 0.25),
+        ("objective.num_steps", 10, 20),
+        ("learning_rate", 0.25, 0.125),
+        ("objective.num_steps", 20, 40),
+        ("learning_rate", 0.125, 0.0625),
+    ]
+    assert all(each.in_chains for each in fitted.recoveries)
+    (reason,) = fitted.reasons
+    assert "lower learning_rate (now 0.0625) or take more sampler steps" in reason
+    assert "; 5 of 5 recoveries had been tried; training went back to step" in reason
+    assert fitted.objective.objective.num_steps == 40
+    assert np.isfinite(np.asarray(fitted.energy.params)).all()
+    fitted.save(tmp_path)
+    assert training.load(tmp_path, energy=fitted.energy).recoveries == fitted.recoveries
+    with pytest.warns(UnreliableResult, match="2 of 2 recoveries had been tried"):
+        assert len(train_linear(chains, recover=2).recoveries) == 2
+
+
+def test_chains_that_accept_nothing_end_the_training():
+    """A step of 10⁶ is never accepted; no rate mends that."""
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    start = from_log_density(lambda p, x: -p * x @ x, Real((2,)), params=jnp.asarray(0.5))
+    with pytest.warns(UnreliableResult, match=r"accepted less than 0\.01 .* another sampler"):
+        fitted = training.fit(
+            start,
+            rows,
+            Frozen(),
+            key=KEY,
+            num_steps=3000,
+            learning_rate=1e-3,
+            recover=True,
+        )
+    assert fitted.history["step"][-1] == 1199  # accepts for 200 steps, then 1000 without
+    assert fitted.recoveries == () and fitted.num_steps == 1180
+
+
+class Frozen(AbstractObjective):
+    """Chains that stop to accept at step 200, but for step 100, which must not count."""
+
+    def init(self, energy, data, *, key):
+        return None, jnp.zeros(())
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        accepts = (carry < 200) & (carry != 100)
+        loss = jnp.mean(jax.vmap(energy)(batch))
+        metrics = {"energy_data": loss, "acceptance": jnp.where(accepts, 0.5, 0.001)}
+        return loss * 1e-3, carry + 1, metrics
+
+
+# ---- what no knob mends ----------------------------------------------------------------------
+
+
+def test_the_limit_ends_it_with_the_cause():
+    with pytest.warns(UnreliableResult, match="became NaN"):
+        fitted = train(learning_rate=64.0, recover=2)
+    assert [each.new for each in fitted.recoveries] == [32.0, 16.0]
+    (reason,) = fitted.reasons
+    assert "lower learning_rate (now 16); 2 of 2 recoveries had been tried" in reason
+    assert reason.endswith(f"went back to step {fitted.num_steps}")
+    assert np.isfinite(float(fitted.energy.params)) and not fitted.reliable
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_rows_whose_energy_is_nan_are_named(recover):
+    """One row lies where the function is NaN: lower rates do not help, and none is tried."""
+    rows = np.random.default_rng(0).normal(size=(300, 1))
+    rows[17] = 9.0
+
+    def broken(p, x):
+        return -p * x[0] ** 2 + jnp.sqrt(8.0 - x[0])
+
+    start = from_log_density(broken, Real((1,)), params=jnp.asarray(0.5))
+    with pytest.warns(UnreliableResult, match="energy of the data became NaN") as caught:
+        fitted = training.fit(
+            start, rows, PersistentCD(), key=KEY, num_steps=400, batch_size=5, recover=recover
+        )
+    assert len(caught) == 1 and fitted.recoveries == ()
+    (reason,) = fitted.reasons
+    assert (
+        f"by 1 row(s) of its minibatch it is so with the parameters of step {fitted.num_steps}"
+        in reason
+    )
+    assert "(row 17 of those trained on is the first): check the energy there" in reason
+    assert 0 < fitted.history["step"][-1] < 60  # in the first epoch
+
+
+def test_a_region_of_nan_that_training_walks_into_ends_at_the_limit():
+    """√p · x: every rate leads p below 0 in the end."""
+    start = from_log_density(
+        lambda p, x: jnp.sqrt(p) * x[0], Ordinal((1,), 4), params=jnp.asarray(1.0)
+    )
+    with pytest.warns(UnreliableResult, match="3 of 3 recoveries had been tried"):
+        fitted = training.fit(
+            start, np.zeros((20, 1)), key=KEY, num_steps=2000, learning_rate=0.1, recover=3
+        )
+    assert "learning_rate (now 0.0125)" in fitted.reasons[0]
+    assert len(fitted.recoveries) == 3 and float(fitted.energy.params) > 0
+
+
+def test_energies_that_are_wrong_from_the_start_are_not_tried_again():
+    start = from_log_density(
+        lambda p, x: p * x[0] * jnp.nan, Ordinal((1,), 4), params=jnp.asarray(1.0)
+    )
+    with pytest.warns(UnreliableResult, match="before any update: check that the energy"):
+        fitted = training.fit(start, np.ones((20, 1)), key=KEY, num_steps=50, recover=True)
+    assert fitted.recoveries == () and fitted.num_steps == 0
+
+
+# ---- killed and resumed ----------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(step, times=1):
+    """Raises at the first call from `step` on; after going back calls start over."""
+    seen = [0]
+
+    def callback(now, metrics):
+        if now >= step:
+            seen[0] += 1
+            if seen[0] >= times:
+                raise Killed
+
+    return callback
+
+
+def recoveries_kept(folder):
+    """Those in the newest checkpoint."""
+    found = training._base.newest_archive(folder)
+    return found.info["settings"]["recoveries"] if found else []
+
+
+@pytest.fixture(scope="module")
+def whole():
+    fitted = train_chains()
+    assert fitted.reliable and len(fitted.recoveries) >= 2
+    return fitted
+
+
+def same_recoveries(a, b):
+    same(a, b)
+    assert a.recoveries == b.recoveries and a.reasons == b.reasons
+
+
+def test_where_chunks_end_changes_no_bit(tmp_path, whole):
+    for every in (7, 30):
+        fitted = train_chains(checkpoint_dir=tmp_path / str(every), checkpoint_every=every)
+        same_recoveries(fitted, whole)
+    assert steps_kept(tmp_path / "7") == [189, 196, 200]
+
+
+def killed(folder, place, **options):
+    """A run that was killed with its one checkpoint at `place`."""
+    options |= {"checkpoint_dir": folder, "checkpoint_every": place, "keep": 1}
+    with pytest.raises(Killed):
+        train_chains(**options, callback=kill_after(place))
+    assert steps_kept(folder) == [place]
+
+
+def test_killed_anywhere_it_resumes_to_the_same_end(tmp_path, whole):
+    """Before the trouble, on all of the last steps before it, and after the recovery."""
+    first, second = whole.recoveries[:2]
+    window = range(first.back_to, first.step + 1)
+    for place in (3, *window, second.back_to + 2, second.step, second.step + 5, 150):
+        folder = tmp_path / str(place)
+        killed(folder, place)
+        back = training.resume(folder, normal_at(1.0), data=ROWS, validation=ROWS[:50])
+        same_recoveries(back, whole)
+
+
+def test_killed_twice_around_a_recovery(tmp_path, whole):
+    """The second pass over the steps that were given up is another branch."""
+    first = whole.recoveries[0]
+    calls = (first.step - first.back_to) // 2 + 1 + 3  # the last three after the recovery
+    options = {"checkpoint_dir": tmp_path, "checkpoint_every": 2, "keep": 1}
+    with pytest.raises(Killed):
+        train_chains(**options, callback=kill_after(first.back_to, times=calls))
+    assert recoveries_kept(tmp_path)[0]["step"] == first.step  # it had recovered
+    assert steps_kept(tmp_path)[-1] < first.step
+    with pytest.raises(Killed):
+        train_chains(**options, resume=True, callback=kill_after(first.back_to + 8))
+    same_recoveries(train_chains(**options, resume=True), whole)
+
+
+def test_early_stopping_goes_back_with_the_training(tmp_path):
+    """Looks of the steps given up are given up, also where a checkpoint fell among them."""
+    watch = training.EarlyStopping(0.2, every=4, patience=1000)
+    options = {"early_stopping": watch, "validation": None}
+    whole = train_chains(**options)
+    (first, *_) = whole.recoveries
+    looks = whole.history["log_likelihood_step"]
+    np.testing.assert_array_equal(looks, np.arange(0, 201, 4))
+    for place in range(first.back_to, first.step + 1, 3):
+        folder = tmp_path / str(place)
+        killed(folder, place, **options)
+        back = training.resume(folder, normal_at(1.0), data=ROWS)
+        same_recoveries(back, whole)
+        assert plain(dataclasses.asdict(back.early_stopping)) == plain(
+            dataclasses.asdict(whole.early_stopping)
+        )
+
+
+def test_trouble_without_recovery_ends_the_same_after_a_resume(tmp_path):
+    """A checkpoint on the way into trouble holds what training goes back to."""
+    with pytest.warns(UnreliableResult):
+        ended = train_chains(recover=False)
+    failed = int(ended.history["step"][-1])
+    for place in range(failed - 12, failed + 1, 4):
+        folder = tmp_path / str(place)
+        killed(folder, place, recover=False)
+        with pytest.warns(UnreliableResult):
+            back = training.resume(folder, normal_at(1.0), data=ROWS, validation=ROWS[:50])
+        same_recoveries(back, ended)
+
+
+def test_a_run_that_ended_in_trouble_goes_on_with_recovery(tmp_path, whole):
+    """As if it had been asked for from the start; without being asked it ends there again."""
+    options = {"validation": ROWS[:50], "data": ROWS}
+    with pytest.warns(UnreliableResult):
+        train_chains(recover=False, checkpoint_dir=tmp_path)
+    with pytest.warns(UnreliableResult):
+        training.resume(tmp_path, normal_at(1.0), **options)
+    back = training.resume(tmp_path, normal_at(1.0), **options, recover=True)
+    same_recoveries(back, whole)
+
+
+def test_lengthened_chains_resume(tmp_path):
+    chains = PersistentCD(num_steps=10, sampler=ULA(1.0))
+    with pytest.warns(UnreliableResult):
+        ended = train_linear(chains)
+    place = ended.recoveries[1].back_to + 1
+    folder = tmp_path / "run"
+    options = {"checkpoint_dir": folder, "checkpoint_every": place}
+
+    def callback(now, metrics):
+        if now == place and len(recoveries_kept(folder)) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_linear(chains, **options, callback=callback)
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    start = from_log_density(linear, Real((2,)), params=jnp.zeros(2))
+    with pytest.warns(UnreliableResult):
+        back = training.resume(folder, start, data=rows)
+    same_recoveries(back, ended)
+    assert back.objective.num_steps == ended.objective.num_steps == 40
+
+
+# ---- clip ------------------------------------------------------------------------------------
+
+
+def rbm():
+    return BernoulliRBM.random(5, 3, key=random.key(0), scale=0.3)
+
+
+def test_clip_bounds_the_norm_as_optax_does():
+    rows = (np.random.default_rng(0).random((130, 5)) < 0.2).astype(np.float32)
+    options = {"num_steps": 60, "batch_size": 10, "key": KEY}
+    limit = 0.4
+    clipped = training.fit(rbm(), rows, optimizer=optax.sgd(1.0), clip=limit, **options)
+    same_rule = optax.chain(optax.clip_by_global_norm(limit), optax.sgd(1.0))
+    theirs = training.fit(rbm(), rows, optimizer=same_rule, **options)
+    for mine, other in zip(
+        jax.tree.leaves(clipped.energy), jax.tree.leaves(theirs.energy), strict=True
+    ):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    norms, moved = clipped.history["gradient_norm"], clipped.history["update_norm"]
+    long = norms > limit
+    assert 5 < long.sum() < 55  # both kinds are there
+    np.testing.assert_allclose(moved[long], limit, rtol=1e-5)
+    np.testing.assert_allclose(moved[~long], norms[~long], rtol=1e-5)
+
+
+def test_clip_resumes_with_its_value(tmp_path):
+    rows = (np.random.default_rng(0).random((130, 5)) < 0.2).astype(np.float32)
+    options = {"num_steps": 60, "batch_size": 10, "key": KEY, "clip": 0.1}
+    whole = training.fit(rbm(), rows, **options)
+    with pytest.raises(Killed):
+        training.fit(rbm(), rows, **options, checkpoint_dir=tmp_path, callback=kill_after(1))
+    with pytest.raises(Killed):
+        training.fit(
+            rbm(),
+            rows,
+            **options,
+            checkpoint_dir=tmp_path,
+            checkpoint_every=10,
+            resume=True,
+            callback=kill_after(30),
+        )
+    same(training.resume(tmp_path, data=rows), whole)
+    free = training.fit(rbm(), rows, **{**options, "clip": None})
+    assert not bool(eqx.tree_equal(free.energy, whole.energy))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"recover": -1}, "recover: expected True, False or a whole number from 0.*got -1"),
+        ({"clip": 0.0}, "clip: expected a positive number, got 0.0"),
+        ({"clip": float("nan")}, "clip: expected a positive number, got nan"),
+        ({"recover": True, "optimizer": "lbfgs"}, "no use for recover=: leave it out"),
+        ({"clip": 1.0, "optimizer": "lbfgs"}, "no use for clip=: leave it out"),
+    ],
+)
+def test_values_that_do_not_suit_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        training.fit(rbm(), np.zeros((20, 5)), PseudoLikelihood(), key=KEY, **options)
