@@ -188,7 +188,7 @@ def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
         if live:
             from energax.report import LiveReport
 
-            called.append(LiveReport(out / "report.html", str(out)))
+            called.append(open_files.enter_context(LiveReport(out / "report.html", str(out))))
         if tensorboard:
             from energax.training import TensorBoard
 

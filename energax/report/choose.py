@@ -214,8 +214,8 @@ def _verdict(answer) -> str:
 class LiveReport:
     """A `callback=` of `fit` that writes the training's curves to `path` every few seconds.
 
-    The page loads itself again every ten seconds in a browser, until `write_run_report` or another
-    page takes its place. It holds at most some 2,000 points of each curve.
+    The page loads itself again every ten seconds in a browser, until `close` (or the end of a
+    `with` block) writes the last one. It holds at most some 2,000 points of each curve.
 
     **Arguments:** `title`: of the page. `every_seconds`: between two writings.
 
@@ -229,6 +229,7 @@ class LiveReport:
         self._rows: dict[str, list[float]] = {"step": []}
         self._every, self._calls = 1, 0
         self._began, self._written = time.monotonic(), -np.inf
+        self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         if self._calls % self._every == 0:
@@ -238,17 +239,33 @@ class LiveReport:
                 self._rows = {name: values[::2] for name, values in self._rows.items()}
                 self._every *= 2
         self._calls += 1
+        self._last = step, metrics
         now = time.monotonic()
         if now - self._written >= self.every_seconds:
             self._write(step, metrics)
             self._written = time.monotonic()
 
-    def _write(self, step: int, metrics: dict[str, float]) -> None:
-        page = Page(f"{self.title}: step {step:,}, still training", reload_seconds=_RELOAD_SECONDS)
+    def close(self) -> None:
+        """Writes the page once more, as that of a training that has ended."""
+        if self._last is not None:
+            self._write(*self._last, ended=True)
+
+    def __enter__(self) -> "LiveReport":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _write(self, step: int, metrics: dict[str, float], ended: bool = False) -> None:
+        state = "training has ended" if ended else "still training"
+        page = Page(
+            f"{self.title}: step {step:,}, {state}",
+            reload_seconds=None if ended else _RELOAD_SECONDS,
+        )
         history = {name: np.asarray(values) for name, values in self._rows.items()}
         page.section(
             "Training",
-            text=[f"for {time.monotonic() - self._began:.0f} seconds so far"]
+            text=[f"for {time.monotonic() - self._began:.0f} seconds"]
             + [f"{name}: {value:.5g}" for name, value in metrics.items() if name != "step"],
             figures=[figures.training_curves(history)],
         )

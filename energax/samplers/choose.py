@@ -22,7 +22,7 @@ from energax.energies._base import (
     check_scalar,
 )
 from energax.energies.mixture import ModelMixture
-from energax.energies.reference import matched_base
+from energax.energies.reference import default_base, matched_base
 from energax.random import as_key
 from energax.results import Draws, UnreliableResult, Verdict
 from energax.samplers._base import AbstractSampler, is_real
@@ -41,7 +41,17 @@ from energax.samplers.metropolis import Metropolis
 from energax.samplers.mixed import Mixed
 from energax.samplers.tempering import ParallelTempering, TemperedTransitions
 from energax.samplers.transformed import Transformed
-from energax.spaces import Binary, Box, Categorical, Ordinal, Point, Real, Record, Spin
+from energax.spaces import (
+    AbstractSpace,
+    Binary,
+    Box,
+    Categorical,
+    Ordinal,
+    Point,
+    Real,
+    Record,
+    Spin,
+)
 
 __all__ = ["default_sampler", "initial_points", "sample"]
 
@@ -233,8 +243,10 @@ def _by_plan(
     earlier: list[Kept] = []
     peaks = None
     samplers = _local_samplers(energy)
+    can_temper = _has_base(energy.space)
     for local in samplers:
-        job = Job(energy, local, name=name_of(local), share=_FIRST_SHARE, **limits)
+        share = _FIRST_SHARE if can_temper else 1.0
+        job = Job(energy, local, name=name_of(local), share=share, **limits)
         job.earlier, job.peaks = tuple(earlier), peaks
         job.looks_for_peaks = peaks is None and is_real(energy.space) and is_smooth(energy)
         job.max_evaluations = left
@@ -248,16 +260,24 @@ def _by_plan(
         last |= local is not samplers[-1] and job.share_divergent > DIVERGENCES_ALLOWED
         if draws.reliable or last:
             return dataclasses.replace(draws, num_evaluations=most - left)
-    mean, variance = jax.tree.map(jnp.asarray, pooled_moments(earlier))
-    try:
-        base = matched_base(energy.space, mean, variance, widen=_WIDEN)
-    except TypeError:  # a space without one
+    if not can_temper:
         return dataclasses.replace(draws, num_evaluations=most - left)
+    mean, variance = jax.tree.map(jnp.asarray, pooled_moments(earlier))
+    base = matched_base(energy.space, mean, variance, widen=_WIDEN)
     tempered = ParallelTempering(local, base)
     job = Job(energy, tempered, name=name_of(tempered), **limits)
     job.earlier, job.max_evaluations = tuple(earlier), left
     draws = job.run(num_samples, initial, None, None, bar, key=jax.random.fold_in(key, 1))
     return dataclasses.replace(draws, num_evaluations=most - left + draws.num_evaluations)
+
+
+def _has_base(space: AbstractSpace) -> bool:
+    """Whether there is a base to temper from: on every space of the library."""
+    try:
+        default_base(space)
+    except TypeError:
+        return False
+    return True
 
 
 def _by_component(

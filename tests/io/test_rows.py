@@ -91,6 +91,17 @@ def test_folders_of_images(tmp_path, mode, shape):
         rows.read(3, 1)
 
 
+def test_images_of_16_bits(tmp_path):
+    from PIL import Image
+
+    pixels = np.linspace(0, 65_535, 20).astype(np.uint16).reshape(4, 5)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_allclose(open_rows(tmp_path).read(0, 1)[0], pixels / 65_535, atol=1e-6)
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match=r"a\.tiff has pixels of 32 bits"):
+        open_rows(tmp_path).read(0, 2)
+
+
 def test_the_fingerprint_sees_another_size_and_another_start(tmp_path):
     whole = table()
     np.save(tmp_path / "a.npy", whole)
@@ -145,3 +156,18 @@ def test_an_opened_file_that_became_shorter_is_told(tmp_path):
     np.save(tmp_path / "a.npy", table(100))
     with pytest.raises(ValueError, match="shorter"):
         rows.read(4_000, 10)
+    (tmp_path / "a.csv").write_text("1,2\n" * 50)
+    rows = open_rows(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("1,2\n" * 20)
+    with pytest.raises(ValueError, match="shorter"):
+        rows.read(10, 40)
+
+
+def test_blank_lines_and_lines_of_missing_values(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"1\t2\n\t\n\n3\t4\n5\t6\n\n")
+    rows = open_rows(tmp_path / "a.csv")
+    assert rows.num_rows == 4
+    np.testing.assert_array_equal(rows.read(1, 3), [[np.nan, np.nan], [3, 4], [5, 6]])
+    (tmp_path / "b.csv").write_bytes(b"1,2\r3,4\r")
+    with pytest.raises(ValueError, match="end in"):
+        open_rows(tmp_path / "b.csv")

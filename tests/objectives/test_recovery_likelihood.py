@@ -82,6 +82,8 @@ def test_what_does_not_fit_is_refused():
         RecoveryLikelihood(-1.0)
     with pytest.raises(ValueError, match="largest"):
         RecoveryLikelihood(largest=0.5)
+    with pytest.raises(ValueError, match="num_sizes"):
+        RecoveryLikelihood(largest=3.0)
     with pytest.raises(ValueError, match="num_steps"):
         RecoveryLikelihood(num_steps=0)
     energy = from_log_density(lambda x: -jnp.sum(x**2), Real((2,)))

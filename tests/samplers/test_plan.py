@@ -1,5 +1,6 @@
 """Plain chains, then tempering: modes are found, weighed rightly, and not forgotten in silence."""
 
+import time
 import warnings
 
 import jax
@@ -107,6 +108,17 @@ def test_the_places_that_were_left_are_found():
     points = left_behind(kept(early[300:]), kept(early))
     assert len(points) > 50 and np.all(points.mean(1) > 2)
     assert left_behind(kept(early), kept(early)) is None
+
+
+def test_many_chains_take_no_longer():
+    steps = np.zeros((128, 1_000, 2))
+    early = steps.copy()
+    early[:, 3::10] += 6.0
+    now, then = kept(steps), kept(early)
+    began = time.process_time()
+    assert forgotten(now, then) == 100
+    assert len(left_behind(now, then)) > 500
+    assert time.process_time() - began < 20  # it took minutes, all with all
 
 
 def test_a_rare_mode_far_off_counts_where_the_early_part_was_dropped():

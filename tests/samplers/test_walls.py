@@ -54,6 +54,8 @@ CASES = {
     ),
     "r^-1.7 at a corner": (lambda x: -1.7 * jnp.log(x[0] + x[1]), 0.0, 1.0, 2, None),
     "narrow at 0": (lambda x: -1e6 * x[0], 0.0, 1.0, 1, None),
+    "narrow at 1000": (lambda x: -300.0 * (1000.0 - x[0]), 0.0, 1000.0, 1, None),
+    "narrow at 1": (lambda x: -1e6 * (1.0 - x[0]), 0.0, 1.0, 1, None),
     "no wall": (lambda x: -0.5 * jnp.sum(x**2), -np.inf, np.inf, 2, None),
 }
 
@@ -66,6 +68,10 @@ def test_a_pole_without_an_integral_is_told_and_no_other(name):
         x = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
     if name == "narrow at 0":
         x = (1e-6 * np.random.default_rng(0).exponential(size=(400, 1))).astype(np.float32)
+    if name == "narrow at 1000":
+        x = (1000 - np.random.default_rng(0).exponential(size=(400, 1)) / 300).astype(np.float32)
+    if name == "narrow at 1":
+        x = (1 - 1e-6 * np.random.default_rng(0).exponential(size=(400, 1))).astype(np.float32)
     reason = wall_reason(_energy(f, low, high, (dim,)), x)
     if told is None:
         assert reason is None

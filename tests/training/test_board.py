@@ -62,7 +62,10 @@ def test_the_page_is_written_while_training_runs(tmp_path):
         live(step, metrics)
         seen.append((step, path.read_text()))
 
-    run(callback)
+    with live:
+        run(callback)
+    assert "step 200, training has ended" in path.read_text()
+    assert "http-equiv" not in path.read_text()
     for step, page in seen:
         assert f"a run: step {step:,}, still training" in page
         assert 'http-equiv="refresh"' in page and "data:image/png" in page and "loss: " in page

@@ -482,3 +482,14 @@ def test_clip_resumes_with_its_value(tmp_path):
 def test_values_that_do_not_suit_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         training.fit(rbm(), np.zeros((20, 5)), PseudoLikelihood(), key=KEY, **options)
+
+
+def test_an_explosion_in_the_first_steps_is_trouble():
+    rows = (np.random.default_rng(0).random((500, 20)) < 0.3).astype(np.float32)
+    energy = BernoulliRBM.random(20, 10, key=KEY)
+    with pytest.warns(UnreliableResult):
+        fit = training.fit(
+            energy, rows, PersistentCD(), key=KEY, optimizer=optax.sgd(1e6), num_steps=100
+        )
+    assert not fit.reliable and "ran apart" in fit.reasons[0] and fit.num_steps == 0
+    np.testing.assert_array_equal(fit.energy.weight, energy.weight)

@@ -157,6 +157,7 @@ def test_what_needs_all_rows_says_so(tmp_path):
     for options, told in (
         ({"optimizer": "lbfgs"}, "all rows"),
         ({"early_stopping": 0.1}, "EarlyStopping"),
+        ({"early_stopping": training.EarlyStopping(0.1)}, "EarlyStopping"),
         ({"window_rows": 50}, "minibatch of 100"),
         ({"window_rows": 0}, "window_rows"),
     ):

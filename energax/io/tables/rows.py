@@ -177,6 +177,10 @@ class _Csv(_File):
         super().__init__(path)
         if self.size == 0:
             raise self._no_rows()
+        with open(path, "rb") as file:
+            start = file.read(_CHUNK)
+        if b"\r" in start and b"\n" not in start:
+            raise ValueError(f"{path}: lines end in \\r alone; save them ending in \\n")
         self._delimiter, has_names, cells = csv_layout(path)
         self.num_rows, self._places = self._index(int(has_names))
         if self.num_rows == 0:
@@ -189,7 +193,7 @@ class _Csv(_File):
         places, num, place = [], -skip, 0
         with open(self.path, "rb") as file:
             for line in file:
-                if line.strip():
+                if line.strip(b"\r\n"):
                     if num >= 0 and num % _STRIDE == 0:
                         places.append(place)
                     num += 1
@@ -209,7 +213,10 @@ class _Csv(_File):
         table = numbers_only(
             io.BytesIO(text), self.path, self._delimiter, self.shape[0], start * _STRIDE
         )
-        return np.asarray(as_matrix(table, self.path), self.dtype)[skip : skip + count]
+        got = np.asarray(as_matrix(table, self.path), self.dtype)[skip : skip + count]
+        if len(got) < count:
+            raise ValueError(f"{self.path} has become shorter since it was opened")
+        return got
 
 
 class _Images(AbstractRows):
@@ -224,6 +231,16 @@ class _Images(AbstractRows):
             self._mode, self._size = ("RGB" if coloured else "L"), image.size
         width, height = self._size
         self.shape = (height, width, 3) if coloured else (height, width)
+
+    def _numbers(self, image: Any, path: Path) -> np.ndarray:
+        """Its values from 0 to 1."""
+        if image.mode.startswith("I;16"):  # Pillow would cut them off at 255
+            return np.asarray(image, self.dtype) / 65_535
+        if image.mode in ("I", "F"):
+            raise ValueError(
+                f"{path} has pixels of 32 bits, which have no largest value: save 8 or 16 bits"
+            )
+        return np.asarray(image.convert(self._mode), self.dtype) / 255
 
     @staticmethod
     def _open(path: Path) -> Any:
@@ -247,7 +264,7 @@ class _Images(AbstractRows):
                         f"the folder {self._size[0]} × {self._size[1]}: expected one size"
                     )
                 try:
-                    row[...] = np.asarray(image.convert(self._mode), self.dtype) / 255
+                    row[...] = self._numbers(image, path)
                 except OSError as error:  # cut short
                     raise ValueError(f"{path} is no readable image ({error})") from error
         return out

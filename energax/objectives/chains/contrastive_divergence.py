@@ -49,8 +49,9 @@ class ContrastiveDivergence(AbstractObjective):
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = sampler_of(self.sampler, energy)
-        start = begin(sampler, energy, batch, key=key)
-        state, tuning, acceptance = advance(sampler, energy, start, carry, self.num_steps, key)
+        key_begin, key_move = jax.random.split(key)
+        start = begin(sampler, energy, batch, key=key_begin)
+        state, tuning, acceptance = advance(sampler, energy, start, carry, self.num_steps, key_move)
         loss, metrics = two_phases(energy, batch, state.x)
         return loss, tuning, metrics | {"acceptance": acceptance}
 

@@ -120,5 +120,6 @@ class LatentPCD(AbstractObjective):
     def evaluations_per_step(self, energy, batch_size):
         each = sampler_of(self.sampler, energy).evaluations_per_step(energy)
         own = self._hidden_sampler(energy).evaluations_per_step(energy)
+        own -= len(self.data_space(energy).parts)  # those of the parts that are held
         chains = self.num_chains * (self.num_steps * each + 1)
         return chains + batch_size * (self.num_hidden_steps * own + 1)

@@ -62,6 +62,10 @@ class RecoveryLikelihood(AbstractObjective):
                 f"RecoveryLikelihood: expected largest from 1, in units of sigma, got "
                 f"{float(self.largest):g}"
             )
+        if float(self.largest) > 1 and self.num_sizes == 1:
+            raise ValueError(
+                "RecoveryLikelihood: one size is sigma itself: give num_sizes= from 2 with largest="
+            )
 
     def init(self, energy, data, *, key):
         """(None, (σ of each coordinate, the sampler's tuning)).
@@ -94,11 +98,12 @@ class RecoveryLikelihood(AbstractObjective):
         start = begin(sampler, joint, joint.at(near, width), key=key_begin)
         state, tuning, acceptance = advance(sampler, joint, start, tuning, self.num_steps, key_move)
         loss, metrics = two_phases(energy, batch, near + width * state.x["u"])
+        acceptance = 3 * acceptance - 2  # the mean over three parts, two of them held
         return loss, (sigma, tuning), metrics | {"acceptance": acceptance}
 
     def evaluations_per_step(self, energy, batch_size):
         joint = _Recovery(energy)
-        each = _sampler(joint).evaluations_per_step(joint)
+        each = _sampler(joint).evaluations_per_step(joint) - 2  # those of the parts that are held
         return batch_size * (self.num_steps * each + 2)
 
 

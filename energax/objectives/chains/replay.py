@@ -116,8 +116,9 @@ class ReplayCD(_AbstractReplay):
     `restart` updates of its own in the mean, and new ones find modes that the old ones do not know.
     Population target: the parameters whose chains of those ages have the data's mean ∇E. That is
     the truth where ages suffice to forget the base; else f is right for sampling by as many steps,
-    not as a density. With `restart` = 0 it is `PersistentCD`, with 1 short runs from the base
-    (Nijkamp, Hill, Zhu & Wu 2019). It costs k steps of each chain and two gradients.
+    not as a density. With `restart` = 0 and `size` = `num_chains` it is `PersistentCD` from the
+    base, with `restart` = 1 short runs from it (Nijkamp, Hill, Zhu & Wu 2019). It costs k steps of
+    each chain and two gradients.
 
     **Arguments:** `num_steps`: k. `num_chains`: moved an update. `size`: of the stock, from
     `num_chains`. `restart`: a probability. `base`: a normalised energy on the same space; None fits

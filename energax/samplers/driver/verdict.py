@@ -172,6 +172,7 @@ def _moved(columns: list[np.ndarray]) -> np.ndarray:
     return moved
 
 
+_COMPARED = 1_024  # points of either run
 _NEIGHBOURS = 40
 _SHARE_LEFT = 0.05
 
@@ -201,7 +202,7 @@ def left_behind(kept: Kept, earlier: Kept) -> Point | None:
 
 def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
     """(which points of `earlier` have usual density; which of those are off; the points)."""
-    num = max(64, 1_024 // kept.log_density.shape[1])
+    num = max(8, _COMPARED // kept.log_density.shape[1])
     least = np.quantile(kept.log_density, 0.05)
     kept, earlier = kept.some(num), earlier.some(num)
     usual = (earlier.log_density >= least) & np.isfinite(least)
@@ -214,7 +215,7 @@ def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
     if not some.any():
         return usual, off, earlier
     now, then = now[..., some] / scale[some], then[..., some] / scale[some]
-    draws, before = (a.reshape(-1, a.shape[2]) for a in (now, then))
+    draws, before = (_evenly(a.reshape(-1, a.shape[2])) for a in (now, then))
     both = np.concatenate([draws, before])
     is_now = np.arange(len(both)) < len(draws)
     for chain in np.flatnonzero(usual.any(0)):
@@ -225,6 +226,11 @@ def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
         old = (~is_now[near]).sum(1) / len(before)
         off[usual[:, chain], chain] = new < _SHARE_LEFT * (new + old)
     return usual, off, earlier
+
+
+def _evenly(rows: np.ndarray) -> np.ndarray:
+    """Some of them where they are many, so that many chains take no longer than eight."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _COMPARED)).astype(int)]
 
 
 def _flat_rows(kept: Kept) -> np.ndarray:

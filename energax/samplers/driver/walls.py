@@ -22,6 +22,10 @@ _ROUNDING, _TINY = 2.0**-18, 1e-36
 """The nearest place, in units of |wall| (sixteen steps of a float32), and absolute."""
 
 _LEAST = 0.98  # of the power that has no integral
+_STEADY = 0.7
+"""The power next to the wall over that at the farthest place, of a pole at the least.
+
+A density that is narrow, but finite at the wall, flattens there."""
 
 
 def _walls(space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +50,7 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     rays, powers, names = [], [], []
     for i in walled:
         for wall, inwards in ((low[i], 1.0), (high[i], -1.0)):
-            distance = _distances(flat[:, i], float(wall))
+            distance = _distances(flat[:, i], float(wall), float(high[i] - low[i]))
             if distance is not None:
                 ray = np.repeat(flat[-1:], _HALVINGS, axis=0)
                 ray[:, i] = wall + inwards * distance
@@ -59,7 +63,7 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
             for i in np.flatnonzero(np.isfinite(low) | np.isfinite(high)):
                 is_low = start[i] - low[i] <= high[i] - start[i]
                 wall, inwards = (low[i], 1.0) if is_low else (high[i], -1.0)
-                distance = _distances(flat[:, i], float(wall))
+                distance = _distances(flat[:, i], float(wall), float(high[i] - low[i]))
                 if distance is not None:
                     ray[:, i] = wall + inwards * distance
                     moved += 1
@@ -72,7 +76,9 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     f = f_at(energy, np.concatenate(rays), x).reshape(len(rays), _HALVINGS)
     with np.errstate(invalid="ignore"):
         rise = np.diff(f, axis=1) / np.log(2.0)
-    power = np.where(np.isnan(rise), -np.inf, rise).min(1)
+    rise = np.where(np.isnan(rise), -np.inf, rise)
+    flattens = rise[:, -1] < _STEADY * rise[:, 0]
+    power = np.where(flattens, -np.inf, rise.min(1))
     i = int(np.argmax(power / powers))
     if power[i] < _LEAST * powers[i]:
         return None
@@ -83,17 +89,16 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     )
 
 
-def _distances(values: np.ndarray, wall: float) -> np.ndarray | None:
+def _distances(values: np.ndarray, wall: float, width: float) -> np.ndarray | None:
     """Where f is asked, the farthest first: nearer than draws, as near as floats resolve.
 
-    None where the draws are too near for both. Where they are nearer than that, the density is a
-    pole, or so narrow that floats do not resolve it.
+    None where the draws are too near for both, or the box too narrow for floats.
     """
     if not np.isfinite(wall):
         return None
     near = float(np.quantile(abs(values - wall), _NEXT))
     least = max(_ROUNDING * abs(wall), _TINY)
     farthest = max(_NEAR * near, 2.0 ** (_HALVINGS - 1) * least)
-    if least < near < 8 * farthest:
+    if least < near < 8 * farthest or farthest > width / 2:
         return None
     return farthest * 0.5 ** np.arange(_HALVINGS)

@@ -26,7 +26,6 @@ from energax.training._base import History, Recovery
 _TABLE_ROWS = 1000  # most steps of a chunk that are logged
 _CHUNK_SECONDS = 0.3
 _BACK = 10  # steps between trouble and the state that training goes back to, at the least
-_BASELINE = 10  # first steps, whose largest energies say what is usual
 _EXPLOSION = 1000.0  # a gap this many times what is usual, plus as many nats a site, is divergence
 LEAST_ACCEPTANCE = 0.01  # chains that accept less hardly move
 IDLE_STEPS = 1000  # in a row, after which they will not either
@@ -40,7 +39,7 @@ class TrainState(eqx.Module):
     optimizer: PyTree
     average: PyTree
     carry: Any
-    usual: Float[Array, ""]  # size of energies in the first steps
+    usual: Float[Array, ""]  # size of the energies before the first update
     idle: Int[Array, ""]  # steps in a row up to now in which chains hardly moved
 
 
@@ -138,8 +137,8 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     if "energy_samples" in metrics:
         metrics["gap"] = metrics["energy_data"] - metrics["energy_samples"]
     sizes = [jnp.abs(metrics[name]) for name in ("energy_data", "gap") if name in metrics]
-    usual = functools.reduce(jnp.maximum, sizes, state.usual)
-    usual = jnp.where(state.step < _BASELINE, usual, state.usual)
+    usual = functools.reduce(jnp.maximum, sizes)
+    usual = jnp.where(state.step == 0, usual, state.usual)
     idle = state.idle
     if "acceptance" in metrics:
         idle = jnp.where(metrics["acceptance"] < LEAST_ACCEPTANCE, idle + 1, 0)
@@ -273,6 +272,12 @@ class Run:
         if self._windows is not None:
             self.plan, self._window = self._windows.into(self.plan, step, self._window)
         return self.plan
+
+    def where(self, step: int) -> str:
+        """Of which rows the minibatch of `step` is, in words."""
+        if self._windows is None:
+            return "of those trained on"
+        return f"of window {step // self._windows.steps} of the file"
 
     @property
     def settled(self) -> bool:

@@ -116,13 +116,13 @@ def check_for_moments(objective: AbstractObjective, validation: Any, early_stopp
         )
 
 
-def check_for_windows(optimizer: Any, early_stopping: Any) -> None:
+def check_for_windows(optimizer: Any, holds_out: bool) -> None:
     if isinstance(optimizer, str):
         raise ValueError(
             "optimizer='lbfgs' goes over all rows at every step, and these do not fit into "
             "memory: leave it out, or give fewer rows"
         )
-    if isinstance(early_stopping, float):
+    if holds_out:
         raise ValueError(
             "early_stopping: a share of rows that are read bit by bit cannot be held out: give "
             "rows of your own, early_stopping=EarlyStopping(rows)"

@@ -95,9 +95,10 @@ def fit(
 
     Every epoch goes through the rows in a new random order; rows that do not fill a last minibatch
     wait for another epoch. Training stops where loss, gradient or update is not finite, or where
-    the gap between the energies of data and samples passes 1000 times (the largest energies of the
-    first 10 steps + 1 nat a site), or where chains accepted less than 0.01 of their moves in each
-    of 1000 steps. It then returns the parameters from 10 to 19 steps before, with `reliable=False`
+    the gap between the energies of data and samples passes 1000 times (the energies before the
+    first update + 1 nat a site), or where chains accepted less than 0.01 of their moves in each
+    of 1000 steps. It then returns the parameters from 10 to 19 steps before (fewer soon after a
+    recovery), with `reliable=False`
     and a reason that names the cause and what to change; with `recover=` it changes that itself and
     goes on from there.
 
@@ -148,13 +149,14 @@ def fit(
             f"{type(objective).__name__}"
         )
     space = objective.data_space(energy)
+    early_stopping = None if early_stopping is None else EarlyStopping.of(early_stopping)
     starts: Point = None
     windows = None
     if isinstance(data, AbstractRows):
         if fits(data, window_rows):
             data, window_rows = data.read(0, data.num_rows), None
         else:
-            check_for_windows(optimizer, early_stopping)
+            check_for_windows(optimizer, early_stopping is not None and early_stopping.is_share)
             batch_size = 100 if batch_size is None else whole("batch_size", batch_size)
             windows = Windows(data, space, batch_size=batch_size, window_rows=window_rows, key=key)
     if windows is not None:
@@ -172,7 +174,8 @@ def fit(
     if space is not energy.space and not (validation is None and early_stopping is None):
         raise ValueError(
             "validation= and early_stopping= look at energies of rows, and a row is only one part "
-            f"of a point of {type(energy).__name__}: leave them out, and judge by variational_bound"
+            f"of a point of {type(energy).__name__}: leave them out (variational_bound judges a "
+            "deep Boltzmann machine)"
         )
     if matched and isinstance(energy, AbstractExponentialFamily):
         if early_stopping is not None:
@@ -184,7 +187,6 @@ def fit(
     key_watch = jax.random.fold_in(key, _WATCH)
     held: Point = None
     if early_stopping is not None:
-        early_stopping = EarlyStopping.of(early_stopping)
         rows, held = early_stopping.split(
             energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
@@ -417,7 +419,7 @@ def resume(
             learning_rate=learning_rate,
             num_steps=settings["num_steps"] if num_steps is None else num_steps,
             batch_size=settings["batch_size"],
-            window_rows=settings.get("window_rows"),
+            window_rows=_window_rows(settings, data),
             average=settings["average"],
             clip=clip,
             recover=settings.get("recover", False) if recover is None else recover,
@@ -426,6 +428,13 @@ def resume(
             resume=True,
             **options,
         )
+
+
+def _window_rows(settings: dict[str, Any], data: Any) -> int | None:
+    """Of a run that goes on: a file that was taken whole is taken whole again."""
+    if isinstance(data, AbstractRows) and settings.get("window_rows") is None:
+        return data.num_rows
+    return settings.get("window_rows")
 
 
 def _shown(metrics: dict[str, float]) -> str:

@@ -120,8 +120,8 @@ class Doctor:
             if len(rows):
                 return Cause(
                     f"{what} became {shown} at step {step}, and by {len(rows)} row(s) of its "
-                    f"minibatch it is so with the parameters of step {run.step} too (row {rows[0]} "
-                    "of those trained on is the first)",
+                    f"minibatch it is so with the parameters of step {run.step} too (row "
+                    f"{min(rows)} {run.where(step)} is the first)",
                     "check the energy there, or leave such rows out",
                     curable=False,
                 )
