@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from energax.energies._base import AbstractEnergy
@@ -114,6 +115,13 @@ class AbstractAddition(AbstractObjective):
 def energies_of_data(energies: Float[Array, " rows"]) -> Metrics:
     """What every objective reports of the energies of its rows: their mean and spread."""
     return {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
+
+
+def flat_f(energy: AbstractEnergy, batch: Point) -> tuple[Any, Float[Array, "rows d"]]:
+    """(f of a flat point, the rows flat)."""
+    unravel = ravel_pytree(energy.space.example())[1]
+    rows = jax.vmap(lambda x: ravel_pytree(x)[0])(jax.tree.map(jnp.asarray, batch))
+    return (lambda v: energy.log_density(unravel(v))), rows
 
 
 def as_numbers(value: Any) -> Any:

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from energax import random
@@ -15,9 +14,11 @@ from energax.objectives._base import (
     AbstractObjective,
     check_positive,
     energies_of_data,
+    flat_f,
     spreads,
 )
-from energax.spaces import Real, Record, flatten_points, num_rows
+from energax.samplers._base import is_real
+from energax.spaces import flatten_points, num_rows
 
 
 class _AbstractMatching(AbstractObjective):
@@ -28,12 +29,10 @@ class _AbstractMatching(AbstractObjective):
 
         **Raises:** TypeError unless all coordinates are on `Real`.
         """
-        space = energy.space
-        parts = space.parts.values() if isinstance(space, Record) else [space]
-        if not all(isinstance(part, Real) for part in parts):
+        if not is_real(energy.space):
             raise TypeError(
                 f"{type(self).__name__} goes straight from noise to rows, which takes Real "
-                f"coordinates, got {space}; take PersistentCD() or ConditionalNCE()"
+                f"coordinates, got {energy.space}; take PersistentCD() or ConditionalNCE()"
             )
         rows = flatten_points(jax.tree.map(lambda a: np.asarray(a)[None], data))[0]
         sd = flatten_points(jax.tree.map(lambda a: np.asarray(a)[None, None], spreads(data)))[0, 0]
@@ -50,14 +49,13 @@ class _AbstractMatching(AbstractObjective):
     def _matched(self, energy, batch, noise, key):
         """(the mean over rows of ½|∇f(x_t) − wanted|² in units of the noise, metrics)."""
         mean, sd = noise
-        unravel = ravel_pytree(energy.space.example())[1]
-        rows = jax.vmap(lambda x: ravel_pytree(x)[0])(jax.tree.map(jnp.asarray, batch))
+        f, rows = flat_f(energy, batch)
         key_noise, key_time = jax.random.split(key)
         x1 = (rows - mean) / sd
         x0 = self._paired(random.normal(key_noise, rows.shape, rows.dtype), x1)
         t = jax.random.uniform(key_time, (num_rows(batch), 1), rows.dtype)
         at = mean + sd * ((1 - t) * x0 + t * x1)
-        values, scores = jax.vmap(jax.value_and_grad(lambda v: energy.log_density(unravel(v))))(at)
+        values, scores = jax.vmap(jax.value_and_grad(f))(at)
         wanted = self._wanted(x1 - x0, t)
         loss = jnp.mean(jnp.sum((sd * scores - wanted) ** 2, axis=1)) / 2
         return loss, energies_of_data(-values)

@@ -13,17 +13,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from energax import random
-from energax.energies._base import AbstractEnergy
 from energax.objectives._base import (
     AbstractObjective,
     as_numbers,
     check_positive,
     check_whole,
     energies_of_data,
+    flat_f,
     like_a_point,
     spreads,
 )
@@ -77,7 +76,7 @@ class _AbstractByParts(AbstractObjective):
         """Σ_i h_i ∂_i² f of each row."""
 
     def __call__(self, energy, params, batch, carry, *, key):
-        f, rows = _flat(energy, batch)
+        f, rows = flat_f(energy, batch)
         low, high, sd = carry
         h, slope = _weight(rows, low, high, sd)
         values, scores = jax.vmap(jax.value_and_grad(f))(rows)
@@ -189,7 +188,7 @@ class DenoisingScoreMatching(_AbstractDenoising):
     """
 
     def __call__(self, energy, params, batch, carry, *, key):
-        f, rows = _flat(energy, batch)
+        f, rows = flat_f(energy, batch)
         noise = random.normal(key, rows.shape, rows.dtype)
         sigma = jnp.broadcast_to(carry, rows.shape)
         loss, values = _denoising(f, rows, noise, sigma, sigma)  # values: f with the noise on
@@ -232,20 +231,13 @@ class MultiscaleDenoising(_AbstractDenoising):
         return self.largest ** jnp.linspace(0.0, 1.0, self.num_sizes)
 
     def __call__(self, energy, params, batch, carry, *, key):
-        f, rows = _flat(energy, batch)
+        f, rows = flat_f(energy, batch)
         key_noise, key_size = jax.random.split(key)
         noise = random.normal(key_noise, rows.shape, rows.dtype)
         chosen = jax.random.randint(key_size, (len(rows), 1), 0, self.num_sizes)
         size = self.sizes()[chosen]
         loss, values = _denoising(f, rows, noise, size * carry, carry / size)
         return jnp.mean(loss), carry, energies_of_data(-values)
-
-
-def _flat(energy: AbstractEnergy, batch: Point) -> tuple[Any, Float[Array, "rows d"]]:
-    """(f of a flat point, the rows flat)."""
-    unravel = ravel_pytree(energy.space.example())[1]
-    rows = jax.vmap(lambda x: ravel_pytree(x)[0])(jax.tree.map(jnp.asarray, batch))
-    return (lambda v: energy.log_density(unravel(v))), rows
 
 
 def _hessian_product(f: Any, row: Float[Array, " d"], direction: Float[Array, " d"]):

@@ -9,16 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from energax import random
 from energax.energies._base import AbstractEnergy, AbstractNormalised, without_gradient
 from energax.energies.reference import fitted_base
-from energax.objectives._base import AbstractObjective, check_positive, check_whole
+from energax.objectives._base import AbstractObjective, check_positive, check_whole, flat_f
 from energax.objectives.chains._base import advance, begin, sampler_of, two_phases
-from energax.samplers._base import AbstractSampler
-from energax.spaces import Point, Real, Record
+from energax.samplers._base import AbstractSampler, is_real
+from energax.spaces import Point
 
 _OTHERS = 1_000
 """Points of the stock among which the nearest is sought."""
@@ -169,12 +168,10 @@ class ImprovedCD(_AbstractReplay):
 
         **Raises:** TypeError unless all coordinates are on `Real`.
         """
-        space = energy.space
-        parts = space.parts.values() if isinstance(space, Record) else [space]
-        if not all(isinstance(part, Real) for part in parts):
+        if not is_real(energy.space):
             raise TypeError(
                 f"ImprovedCD moves chains along the gradient of f, which takes Real coordinates, "
-                f"got {space}; take ReplayCD() or PersistentCD()"
+                f"got {energy.space}; take ReplayCD() or PersistentCD()"
             )
         return super().init(energy, data, key=key)
 
@@ -184,25 +181,21 @@ class ImprovedCD(_AbstractReplay):
         loss, of_phases = two_phases(energy, batch, points)
         first = jax.random.randint(key_others, (), 0, self.size)
         places = (first + jnp.arange(min(self.size, _OTHERS))) % self.size
-        others = _flat(jax.tree.map(lambda a: a[places], carry.points))
-        unravel = ravel_pytree(energy.space.example())[1]
-        x, sd = _flat(points), jnp.std(others, axis=0) + 1e-12
+        f, x = flat_f(energy, points)
+        held_f, others = flat_f(
+            without_gradient(energy), jax.tree.map(lambda a: a[places], carry.points)
+        )
+        sd = jnp.std(others, axis=0) + 1e-12
         s = self.step_size * sd
-        score = jax.vmap(jax.grad(lambda v: energy.log_density(unravel(v))))(x)
+        score = jax.vmap(jax.grad(f))(x)
         end = x + s**2 / 2 * score + s * random.normal(key_noise, x.shape, x.dtype)
-        fixed = without_gradient(energy)
-        f = jax.vmap(lambda v: fixed.log_density(unravel(v)))(end)
         entropy = x.shape[1] * jnp.mean(_log_nearest(end / sd, others / sd, x / sd))
-        kl = -jnp.mean(f) - entropy
+        kl = -jnp.mean(jax.vmap(held_f)(end)) - entropy
         metrics |= {"kl": kl}
         return loss + self.weight * kl, carry, of_phases | metrics
 
     def evaluations_per_step(self, energy, batch_size):
         return super().evaluations_per_step(energy, batch_size) + 3 * self.num_chains
-
-
-def _flat(points) -> Float[Array, "num n"]:
-    return jax.vmap(lambda x: ravel_pytree(x)[0])(points)
 
 
 def _log_nearest(x, others, own) -> Float[Array, " num"]:

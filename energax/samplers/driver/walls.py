@@ -46,29 +46,28 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     if len(walled) == 0:
         return None
     flat = flat_rows(jax.tree.leaves(x))
-    walled = walled[np.linspace(0, len(walled) - 1, min(_SOME, len(walled))).astype(int)]
+    ways = ((low, 1.0), (high, -1.0))
+    distance = [_distances(flat, wall, high - low) for wall, _ in ways]
     rays, powers, names = [], [], []
-    for i in walled:
-        for wall, inwards in ((low[i], 1.0), (high[i], -1.0)):
-            distance = _distances(flat[:, i], float(wall), float(high[i] - low[i]))
-            if distance is not None:
+    for i in walled[np.linspace(0, len(walled) - 1, min(_SOME, len(walled))).astype(int)]:
+        for (wall, inwards), far in zip(ways, distance, strict=True):
+            if np.isfinite(far[0, i]):
                 ray = np.repeat(flat[-1:], _HALVINGS, axis=0)
-                ray[:, i] = wall + inwards * distance
+                ray[:, i] = wall[i] + inwards * far[:, i]
                 rays.append(ray)
                 powers.append(1)
-                names.append(f"end {wall:g} of coordinate {i} (row-major)")
+                names.append(f"end {wall[i]:g} of coordinate {i} (row-major)")
     if len(walled) > 1:
         for start in flat[np.linspace(0, len(flat) - 1, _SOME).astype(int)]:
-            ray, moved = np.repeat(start[None], _HALVINGS, axis=0), 0
-            for i in np.flatnonzero(np.isfinite(low) | np.isfinite(high)):
-                is_low = start[i] - low[i] <= high[i] - start[i]
-                wall, inwards = (low[i], 1.0) if is_low else (high[i], -1.0)
-                distance = _distances(flat[:, i], float(wall), float(high[i] - low[i]))
-                if distance is not None:
-                    ray[:, i] = wall + inwards * distance
-                    moved += 1
+            is_low = start - low <= high - start
+            with np.errstate(invalid="ignore"):  # inf − inf, of which no place is taken
+                to_low, to_high = (
+                    w + inwards * d for (w, inwards), d in zip(ways, distance, strict=True)
+                )
+            place = np.where(is_low, to_low, to_high)
+            moved = int(np.isfinite(place[0]).sum())
             if moved > 1:
-                rays.append(ray)
+                rays.append(np.where(np.isfinite(place), place, start))
                 powers.append(moved)
                 names.append(f"corner of {moved} coordinates")
     if not rays:
@@ -89,16 +88,15 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     )
 
 
-def _distances(values: np.ndarray, wall: float, width: float) -> np.ndarray | None:
-    """Where f is asked, the farthest first: nearer than draws, as near as floats resolve.
+def _distances(flat: np.ndarray, wall: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Where f is asked, (halvings, coordinates), the farthest first: nearer than draws, as near as
+    floats resolve.
 
-    None where the draws are too near for both, or the box too narrow for floats.
+    NaN where there is no wall, the draws are too near for both, or the box too narrow for floats.
     """
-    if not np.isfinite(wall):
-        return None
-    near = float(np.quantile(abs(values - wall), _NEXT))
-    least = max(_ROUNDING * abs(wall), _TINY)
-    farthest = max(_NEAR * near, 2.0 ** (_HALVINGS - 1) * least)
-    if least < near < 8 * farthest or farthest > width / 2:
-        return None
-    return farthest * 0.5 ** np.arange(_HALVINGS)
+    wall = np.where(np.isfinite(wall), wall, np.nan)
+    near = np.quantile(abs(flat - wall), _NEXT, axis=0)
+    least = np.maximum(_ROUNDING * abs(wall), _TINY)
+    farthest = np.maximum(_NEAR * near, 2.0 ** (_HALVINGS - 1) * least)
+    none = (least < near) & (near < 8 * farthest) | (farthest > width / 2)
+    return np.where(none, np.nan, farthest) * 0.5 ** np.arange(_HALVINGS)[:, None]
