@@ -9,7 +9,7 @@ import numpy as np
 
 from energax import diagnostics
 from energax.energies._base import AbstractEnergy, batched
-from energax.spaces import Point
+from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
 
 
 def flat_rows(leaves: list[np.ndarray]) -> np.ndarray:
@@ -28,6 +28,30 @@ def f_at(energy: AbstractEnergy, flat: np.ndarray, like: Point) -> np.ndarray:
         points.append(jax.device_put(part.reshape(-1, *leaf.shape[1:]).astype(leaf.dtype)))
     f = eqx.filter_jit(batched)(energy, jax.tree.unflatten(structure, points))
     return np.asarray(f).astype(np.float64)
+
+
+def ends(space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) ends of all coordinates, flat: ±inf where there is none, NaN where there is
+    nothing to approach by small steps or to run off to (few values; counts from below)."""
+    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
+    found = []
+    for part in parts:
+        low, high = np.nan, np.nan
+        if isinstance(part, Box):
+            low, high = part.low, part.high
+        elif isinstance(part, Real):
+            low, high = -np.inf, np.inf
+        elif isinstance(part, Count):
+            high = np.inf
+        each = [np.broadcast_to(np.asarray(end, np.float64), part.shape) for end in (low, high)]
+        found.append(np.stack([end.ravel() for end in each]))
+    low, high = np.concatenate(found, axis=1)
+    return low, high
+
+
+def evenly(size: int, num: int) -> np.ndarray:
+    """Up to `num` of the numbers below `size`, at even distances."""
+    return np.linspace(0, size - 1, min(num, size)).astype(int)
 
 
 class History:
@@ -96,8 +120,7 @@ class Kept:
 
     def some(self, num: int) -> "Kept":
         """Up to `num` of the steps, at even distances."""
-        chosen = np.linspace(0, len(self.log_density) - 1, min(num, len(self.log_density)))
-        chosen = chosen.astype(int)
+        chosen = evenly(len(self.log_density), num)
         return Kept([a[chosen] for a in self.leaves], self.log_density[chosen], self.structure)
 
     @staticmethod

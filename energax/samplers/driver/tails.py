@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from energax.energies._base import AbstractEnergy
-from energax.samplers.driver._base import f_at, flat_rows
-from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
+from energax.samplers.driver._base import ends, f_at, flat_rows
+from energax.spaces import Point
 
 _FAR = 1e3
 """How far out f is asked, in units of the farthest draw's distance from the median."""
@@ -20,19 +20,6 @@ _OVERFLOW = 1e16
 
 _RAYS = 8  # of each kind
 _DOUBLINGS = 6  # places along each, every one twice as far as the one before
-
-
-def _unbounded(space: AbstractSpace) -> list[np.ndarray]:
-    """For each part, (2, *shape): which coordinates may go to −∞, and which to +∞."""
-    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
-    ways = []
-    for part in parts:
-        if isinstance(part, Box):
-            ways.append(np.stack([np.isinf(np.asarray(part.low)), np.isinf(np.asarray(part.high))]))
-        else:
-            down, up = isinstance(part, Real), isinstance(part, Real | Count)
-            ways.append(np.stack([np.full(part.shape, down), np.full(part.shape, up)]))
-    return ways
 
 
 def tail_reason(energy: AbstractEnergy, x: Point) -> str | None:
@@ -68,8 +55,7 @@ def slowest_fall(energy: AbstractEnergy, x: Point) -> tuple[float, int | None, b
     **Returns:** (s − d, number of the coordinate that goes out alone, None where all go together in
     d dimensions; whether f falls along none of the latter rays).
     """
-    ways = [w.reshape(2, -1) for w in _unbounded(energy.space)]
-    ways = np.concatenate(ways, axis=1)
+    ways = np.isinf(np.stack(ends(energy.space)))
     free = np.flatnonzero(ways.any(0))
     if len(free) == 0:
         return None

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from energax import diagnostics
-from energax.samplers.driver._base import Assessment, Kept
-from energax.spaces import AbstractSpace, Box, Count, Point, Real, Record
+from energax.samplers.driver._base import Assessment, Kept, ends, evenly
+from energax.spaces import AbstractSpace, Point
 
 ESS_NEEDED = 400
 """Bulk and tail ESS below which R-hat and ESS are no evidence themselves (arXiv:1903.08008)."""
@@ -215,7 +215,9 @@ def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
     if not some.any():
         return usual, off, earlier
     now, then = now[..., some] / scale[some], then[..., some] / scale[some]
-    draws, before = (_evenly(a.reshape(-1, a.shape[2])) for a in (now, then))
+    draws, before = (a.reshape(-1, a.shape[2]) for a in (now, then))
+    # Some of them where they are many, so that many chains take no longer than eight.
+    draws, before = (a[evenly(len(a), _COMPARED)] for a in (draws, before))
     both = np.concatenate([draws, before])
     is_now = np.arange(len(both)) < len(draws)
     for chain in np.flatnonzero(usual.any(0)):
@@ -228,11 +230,6 @@ def _left(kept: Kept, earlier: Kept) -> tuple[np.ndarray, np.ndarray, Kept]:
     return usual, off, earlier
 
 
-def _evenly(rows: np.ndarray) -> np.ndarray:
-    """Some of them where they are many, so that many chains take no longer than eight."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _COMPARED)).astype(int)]
-
-
 def _flat_rows(kept: Kept) -> np.ndarray:
     columns = [c.astype(np.float64) for c in kept.columns()[1:]]
     return np.concatenate(columns, axis=2).swapaxes(0, 1)
@@ -240,24 +237,19 @@ def _flat_rows(kept: Kept) -> np.ndarray:
 
 def _growth(columns: list[np.ndarray], space: AbstractSpace) -> tuple[float, int]:
     """(the largest growth of the spread of an unbounded coordinate between halves, its number)."""
-    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
-    worst, where, at = 1.0, 1, 1
-    for part, column in zip(parts, columns[1:], strict=True):
-        half = column.shape[1] // 2
-        for i in np.flatnonzero(_unbounded(part).ravel()) if half > 1 else []:
+    low, high = ends(space)
+    unbounded = np.isinf(low) | np.isinf(high)
+    worst, where, at = 1.0, 1, 0
+    for column in columns[1:]:
+        half, size = column.shape[1] // 2, column.shape[2]
+        for i in np.flatnonzero(unbounded[at : at + size]) if half > 1 else []:
             values = column[:, :, i].astype(np.float64)
             early, late = values[:, :half].std(), values[:, half:].std()
             growth = late / early if early > 0 else 1.0
             if growth > worst:
-                worst, where = float(growth), at + int(i)
-        at += column.shape[2]
+                worst, where = float(growth), 1 + at + int(i)
+        at += size
     return worst, where
-
-
-def _unbounded(space: AbstractSpace) -> np.ndarray:
-    if isinstance(space, Box):
-        return np.isinf(np.asarray(space.low)) | np.isinf(np.asarray(space.high))
-    return np.full(space.shape, isinstance(space, Real | Count))
 
 
 def _names(kept: Kept) -> Callable[[int], str]:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from energax.energies._base import AbstractEnergy
-from energax.samplers.driver._base import f_at, flat_rows
-from energax.spaces import AbstractSpace, Box, Point, Record
+from energax.samplers.driver._base import ends, evenly, f_at, flat_rows
+from energax.spaces import Point
 
 _NEAR = 1e-3
 """How near to the wall f is asked, in units of the distance of the draws next to it."""
@@ -28,20 +28,9 @@ _STEADY = 0.7
 A density that is narrow, but finite at the wall, flattens there."""
 
 
-def _walls(space: AbstractSpace) -> tuple[np.ndarray, np.ndarray]:
-    """(lower, upper) ends of all coordinates, flat, infinite where there is none."""
-    parts = list(space.parts.values()) if isinstance(space, Record) else [space]
-    ends: tuple[list, list] = ([], [])
-    for part in parts:
-        for found, name, none in zip(ends, ("low", "high"), (-np.inf, np.inf), strict=True):
-            end = getattr(part, name) if isinstance(part, Box) else none
-            found.append(np.broadcast_to(np.asarray(end, np.float64), part.shape).ravel())
-    return np.concatenate(ends[0]), np.concatenate(ends[1])
-
-
 def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     """Where exp(f) grows too fast towards a wall or a corner, if it does; `x`: draws (num, ...)."""
-    low, high = _walls(energy.space)
+    low, high = ends(energy.space)
     walled = np.flatnonzero(np.isfinite(low) | np.isfinite(high))
     if len(walled) == 0:
         return None
@@ -49,7 +38,7 @@ def wall_reason(energy: AbstractEnergy, x: Point) -> str | None:
     ways = ((low, 1.0), (high, -1.0))
     distance = [_distances(flat, wall, high - low) for wall, _ in ways]
     rays, powers, names = [], [], []
-    for i in walled[np.linspace(0, len(walled) - 1, min(_SOME, len(walled))).astype(int)]:
+    for i in walled[evenly(len(walled), _SOME)]:
         for (wall, inwards), far in zip(ways, distance, strict=True):
             if np.isfinite(far[0, i]):
                 ray = np.repeat(flat[-1:], _HALVINGS, axis=0)
