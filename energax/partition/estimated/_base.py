@@ -29,6 +29,7 @@ from energax.energies.reference import default_base, fitted_base
 from energax.partition._base import AbstractLogZMethod, Clock, mean_of
 from energax.results import Draws, UnreliableResult
 from energax.samplers.choose import sample
+from energax.samplers.driver._base import ends as ends_of
 from energax.samplers.driver.verdict import ESS_NEEDED
 from energax.spaces import Box, Count, Point, Real, Record
 
@@ -356,7 +357,7 @@ def tail_reasons(energy: AbstractEnergy, draws: Point, *, key: Key[Array, ""]) -
 
     **Arguments:** `draws`: (num, *event) points of usual density, which give centre and scale.
     """
-    dimension = _num_unbounded(energy.space)
+    dimension = int(np.isinf(ends_of(energy.space)).any(0).sum())  # of what reaches infinity
     if dimension == 0:
         return []
     numeric = jax.tree.map(lambda a: np.asarray(a, np.float64), draws)
@@ -378,18 +379,6 @@ def tail_reasons(energy: AbstractEnergy, draws: Point, *, key: Key[Array, ""]) -
             "looked at: exp f may have no finite integral"
         ]
     return []
-
-
-def _num_unbounded(space) -> int:
-    """Number of coordinates that reach infinity."""
-    match space:
-        case Real() | Count():
-            return space.num_sites
-        case Box():
-            return int(np.sum(~(np.isfinite(space.low) & np.isfinite(space.high))))
-        case Record():
-            return sum(_num_unbounded(part) for part in space.parts.values())
-    return 0
 
 
 @eqx.filter_jit

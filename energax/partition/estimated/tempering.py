@@ -38,7 +38,9 @@ class Tempering(AbstractEstimate):
     By default every point counts for every rung (MBAR; Shirts & Chodera 2008, eq. 11): Z_k = Σ_n
     exp(f_k(x_n)) / Σ_j N_j exp(f_j(x_n))/Z_j. With `integrate`, thermodynamic integration: Σ_j of
     ½(⟨u⟩_j + ⟨u⟩_{j+1}) − (V_{j+1} − V_j)/12, u = f_{β_{j+1}} − f_{β_j} with variances V, the
-    corrected trapezoid (Friel, Hurn & Wyse 2014, eq. 7); half as many rungs tell its own error.
+    corrected trapezoid (Friel, Hurn & Wyse 2014, eq. 7); half as many rungs tell its own error. It
+    begins at the third rung, up to which MBAR goes: where f falls faster than the base does, V need
+    not exist at β = 0.
     Both come with Σ ⟨u⟩_j ≤ log Z/Z₀ ≤ Σ ⟨u⟩_{j+1} (Gibbs-Bogoliubov) as the bracket.
 
     The error is a jackknife over the ensembles, which share nothing but the tuning and where they
@@ -49,7 +51,7 @@ class Tempering(AbstractEstimate):
 
     **Arguments:** `sampler`: the kernel of every rung, instead of the path's default. `base`: an
     AbstractNormalised on the energy's space, instead of one fitted to draws of the target.
-    `num_rungs`: R, even. `num_chains`: ensembles. `max_evaluations`: budget.
+    `num_rungs`: R, even, from 4. `num_chains`: ensembles. `max_evaluations`: budget.
 
     **Raises:** ValueError for numbers that do not fit.
     """
@@ -62,9 +64,9 @@ class Tempering(AbstractEstimate):
     max_evaluations: int = eqx.field(static=True, default=50_000_000)
 
     def __check_init__(self):
-        if self.num_rungs < 2 or self.num_rungs % 2 or self.num_chains < 4:
+        if self.num_rungs < 4 or self.num_rungs % 2 or self.num_chains < 4:
             raise ValueError(
-                "Tempering: expected an even num_rungs from 2 and num_chains from 4, got "
+                "Tempering: expected an even num_rungs from 4 and num_chains from 4, got "
                 f"{self.num_rungs} and {self.num_chains}"
             )
 
@@ -280,11 +282,13 @@ class _Read:
         self.ess = weights_ess(table[..., -1] - np.logaddexp.reduce(table - whole, axis=3))
 
     def _integral(self, chains) -> tuple[float, float]:
-        """(corrected trapezoid, its error as half as many rungs tell it)."""
+        """(corrected trapezoid from the third rung, its error as half as many rungs tell it)."""
+        head = self.table[:, :3, :, :3][:, :, chains]
+        near_base = float(_mbar(head, np.zeros(3))[-1])
 
         def trapezoid(stride: int) -> float:
-            table = self.table[:, ::stride, :, ::stride][:, :, chains]
-            total = 0.0
+            table = self.table[:, 2::stride, :, 2::stride][:, :, chains]
+            total = near_base
             for j in range(table.shape[3] - 1):
                 lower = table[:, j, :, j + 1] - table[:, j, :, j]
                 upper = table[:, j + 1, :, j + 1] - table[:, j + 1, :, j]

@@ -137,7 +137,7 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     if "energy_samples" in metrics:
         metrics["gap"] = metrics["energy_data"] - metrics["energy_samples"]
     sizes = [jnp.abs(metrics[name]) for name in ("energy_data", "gap") if name in metrics]
-    usual = functools.reduce(jnp.maximum, sizes)
+    usual = functools.reduce(jnp.maximum, sizes, jnp.zeros_like(state.usual))
     usual = jnp.where(state.step == 0, usual, state.usual)
     idle = state.idle
     if "acceptance" in metrics:
