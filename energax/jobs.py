@@ -14,6 +14,8 @@ import jax
 import numpy as np
 
 from energax import energies, io, objectives, random, spaces, training
+from energax.energies.exponential_family import AbstractExponentialFamily
+from energax.training.loop._base import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Settings:
     optimizer: str = "adam"
     clip: float | None = None
     recover: bool = False
+    energy_penalty: float = 0.0
+    spectral_norm: float | None = None
+    temperature: float | None = None
 
     @property
     def fit_optimizer(self) -> str | None:
@@ -58,9 +63,17 @@ class Job:
     test_rows: np.ndarray
 
     def train(
-        self, out: Path, *, progress: bool, callback: Callable[[int, dict[str, float]], Any] | None
+        self,
+        out: Path,
+        *,
+        progress: bool,
+        callback: Callable[[int, dict[str, float]], Any] | None,
+        leads: bool = True,
     ) -> training.Fit:
-        """Trains, or goes on from the newest good checkpoint in `out`; saves the result there."""
+        """Trains, or goes on from the newest good checkpoint in `out`; saves the result there.
+
+        **Arguments:** `leads`: of several processes that train, the first saves.
+        """
         settings = self.settings
         optimizer = settings.fit_optimizer
         result = training.fit(
@@ -73,6 +86,8 @@ class Job:
             batch_size=None if optimizer else min(settings.batch_size, len(self.train_rows)),
             learning_rate=settings.learning_rate,
             clip=settings.clip,
+            spectral_norm=settings.spectral_norm,
+            temperature=settings.temperature,
             recover=settings.recover,
             checkpoint_dir=out / "checkpoints",
             checkpoint_every=settings.checkpoint_every,
@@ -81,7 +96,8 @@ class Job:
             progress=progress,
             callback=callback,
         )
-        result.save(out)
+        if leads:
+            result.save(out)
         return result
 
 
@@ -93,11 +109,22 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
     space = parse_space(settings.space, rows)
     rows = as_points(space, rows)
     settings = dataclasses.replace(settings, space=space_name(space))
-    training.check_recovery(settings.recover, settings.clip, settings.fit_optimizer)
+    training.check_recovery(
+        settings.recover, settings.clip, settings.fit_optimizer, settings.spectral_norm
+    )
     train_rows, test_rows = split(rows, settings)
     key = jax.random.fold_in(random.key(settings.seed), 1)
-    energy = build_model(settings.model, space, train_rows, settings.hidden, key=key)
+    energy = build_model(
+        settings.model, space, train_rows, settings.hidden, settings.temperature, key=key
+    )
     objective = build_objective(settings, energy, train_rows)
+    if settings.spectral_norm is not None:
+        if objective is None and isinstance(energy, AbstractExponentialFamily):
+            raise ValueError(
+                f"--spectral-norm: {type(energy).__name__} is fitted at once by its moments: leave "
+                "it out, or name an --objective"
+            )
+        within(energy, settings.spectral_norm)
     return Job(settings, space, energy, objective, train_rows, test_rows)
 
 
@@ -210,12 +237,26 @@ _DEFAULT_MODELS = {
 
 
 def build_model(
-    name: str, space: spaces.AbstractArraySpace, rows: np.ndarray, hidden: int, *, key
+    name: str,
+    space: spaces.AbstractArraySpace,
+    rows: np.ndarray,
+    hidden: int,
+    temperature: float | None = None,
+    *,
+    key,
 ) -> energies.AbstractEnergy:
-    """The untrained model that `name` names, started from the moments of `rows`."""
+    """The untrained model that `name` names, started from the moments of `rows`.
+
+    **Arguments:** `temperature`: at which a network is to be trained; its base is that of the rows
+    there.
+    """
     if name == "auto":
         name = _DEFAULT_MODELS.get(type(space), "mlp")
     flat = len(space.shape) == 1
+    if temperature is not None and name not in ("mlp", "conv"):
+        raise ValueError(f"--temperature is for networks, --model mlp or conv, got {name}")
+    if temperature is not None and not 0 < temperature < np.inf:
+        raise ValueError(f"--temperature: expected a positive number, got {temperature:g}")
     match name:
         case "rbm" if isinstance(space, spaces.Binary) and flat:
             return energies.BernoulliRBM.random(space.num_sites, hidden, key=key, data=rows)
@@ -233,11 +274,9 @@ def build_model(
         case "ising":
             raise ValueError(f"--model ising wants rows of -1 and +1, got {space}")
         case "mlp":
-            base = None if space.num_states else energies.fitted_base(space, rows)
-            return energies.MLP(space, hidden, key=key, base=base)
+            return energies.MLP(space, hidden, key=key, base=_base(space, rows, temperature))
         case "conv" if len(space.shape) in (2, 3) and not isinstance(space, spaces.Categorical):
-            base = None if space.num_states else energies.fitted_base(space, rows)
-            return energies.ConvNet(space, key=key, base=base)
+            return energies.ConvNet(space, key=key, base=_base(space, rows, temperature))
         case "conv":
             raise ValueError(f"--model conv wants images (rows, height, width), got {space}")
         case "independent":
@@ -249,6 +288,16 @@ def build_model(
     raise ValueError(
         f"--model {name}: expected auto, rbm, ising, mlp, conv, independent or gaussian"
     )
+
+
+def _base(
+    space: spaces.AbstractArraySpace, rows: np.ndarray, temperature: float | None
+) -> energies.AbstractEnergy | None:
+    """What a network is added to: fitted to the rows once it is divided by the temperature."""
+    if space.num_states:
+        return None
+    base = energies.fitted_base(space, rows)
+    return base if temperature is None else base.tempered(temperature)
 
 
 def _check_rbm(space: spaces.AbstractArraySpace, rows: np.ndarray) -> None:
@@ -298,16 +347,19 @@ def build_objective(
     """The objective that the settings name, known to suit the energy; None for its default."""
     objective = parse_objective(settings.objective)
     penalised = settings.l1 > 0 or settings.l2 > 0
-    optimizer = settings.fit_optimizer
-    if objective is None and not (penalised or optimizer):
+    optimizer, energy_penalty = settings.fit_optimizer, settings.energy_penalty
+    if objective is None and not (penalised or energy_penalty or optimizer):
         return None
     if settings.objective == "moments":
         raise ValueError(
-            "--objective moments takes no --l1, --l2 or --optimizer lbfgs: it is exact"
+            "--objective moments takes no --l1, --l2, --energy-penalty or --optimizer lbfgs: it is "
+            "exact"
         )
     objective = objectives.default_objective(energy) if objective is None else objective
     if penalised:
         objective = objectives.Penalised(objective, l1=settings.l1, l2=settings.l2)
+    if energy_penalty:
+        objective = objectives.EnergyPenalty(objective, energy_penalty)
     training.check_optimizer(optimizer, objective)
     # What it says of a misfit it says while it starts: traced here, nothing is computed.
     eqx.filter_eval_shape(lambda key: objective.init(energy, rows, key=key), random.key(0))

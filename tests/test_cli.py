@@ -273,10 +273,41 @@ def test_resume_refuses_changed_data(trained, tmp_path, capsys):
 
     shutil.copytree(trained / "run", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
-    settings["sha256"] = "0" * 64
+    rows = np.load(settings["data"])
+    rows[3, 1] = 1 - rows[3, 1]
+    np.save(tmp_path / "rows.npy", rows)
+    settings["data"] = str(tmp_path / "rows.npy")  # another place is no damage
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
     status, _, err = run("resume", tmp_path / "run", capsys=capsys)
-    assert status == 2 and "changed" in err
+    assert status == 2 and "rows.npy has changed since the run was started" in err
+
+
+def test_damaged_settings_are_refused_by_name(trained, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(trained / "run", tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    text = path.read_text()
+
+    def refused(content, words):
+        path.write_bytes(content)
+        for command in (["resume", tmp_path / "run"], ["logz", tmp_path / "run"]):
+            status, out, err = run(*command, capsys=capsys)
+            assert status == 2 and out == "" and "Traceback" not in err
+            assert f"{path} is damaged: {words}" in err
+
+    refused(text[:100].encode(), "it is no complete JSON object")
+    refused(b"[]", "it is no complete JSON object")
+    refused(text.encode().replace(b"pcd", b"pc\xe4"), "it is no complete JSON object")
+    # Nothing else would tell: a run goes on with the learning rate that it is given.
+    refused(text.replace("0.01", "0.03").encode(), "it was changed after it was written")
+    settings = json.loads(text)
+    del settings["checksum"]  # of an earlier energax
+    path.write_text(json.dumps(settings))
+    assert run("logz", tmp_path / "run", capsys=capsys)[0] == 0
+    path.write_text(json.dumps({**settings, "sede": 1}))
+    status, _, err = run("resume", tmp_path / "run", capsys=capsys)
+    assert status == 2 and "run.json is not of this energax, or damaged" in err and "sede" in err
 
 
 def test_runs_are_compared(trained, tmp_path, capsys):

@@ -9,7 +9,18 @@ from pathlib import Path
 import typer
 
 from energax.cli import fitting, questions
-from energax.cli._base import BAD_INPUT, DONE, FAULT, INTERRUPTED, BadInput, app, say
+from energax.cli._base import (
+    BAD_INPUT,
+    DONE,
+    FAULT,
+    INTERRUPTED,
+    UNRELIABLE,
+    BadInput,
+    app,
+    is_worker,
+    leave,
+    say,
+)
 from energax.results import UnreliableResult
 
 __all__ = ["fitting", "main", "questions"]  # the two are imported for their commands
@@ -25,7 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore", UnreliableResult)  # the answer itself says so
     if arguments is None:  # a process of its own, whose settings nobody else has
         _keep_compilations()
-    sys.exit(_status(sys.argv[1:] if arguments is None else arguments))
+    status = _status(sys.argv[1:] if arguments is None else arguments)
+    if is_worker() and status not in (DONE, UNRELIABLE):
+        leave(status)
+    sys.exit(status)
 
 
 def _keep_compilations() -> None:

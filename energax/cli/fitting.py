@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,17 +13,25 @@ from energax.cli._base import (
     SETTINGS,
     Answer,
     BadInput,
+    Coordinator,
     DataFile,
+    Hosts,
     Json,
+    NumProcesses,
     Part,
+    ProcessId,
     RunDir,
     Seed,
     Strict,
     app,
+    is_worker,
+    meet,
     read,
+    read_settings,
     say,
     users_fault,
     writable,
+    write_settings,
 )
 
 Live = Annotated[
@@ -78,6 +85,9 @@ def fit(
     ] = "auto",
     l1: Annotated[float, typer.Option(min=0.0, help="L1 penalty on weights and couplings")] = 0.0,
     l2: Annotated[float, typer.Option(min=0.0, help="L2 penalty on weights and couplings")] = 0.0,
+    energy_penalty: Annotated[
+        float, typer.Option("--energy-penalty", min=0.0, help="of squared energies, such as 0.01")
+    ] = 0.0,
     optimizer: Annotated[
         str, typer.Option(help="adam, or lbfgs: all rows a step, for objectives without chance")
     ] = "adam",
@@ -88,6 +98,14 @@ def fit(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
     clip: Annotated[
         float | None, typer.Option("--clip", help="shorten gradients to this norm at the most")
+    ] = None,
+    spectral_norm: Annotated[
+        float | None,
+        typer.Option("--spectral-norm", help="the largest singular value of weight matrices"),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="T of p = exp(f/T)/Z, for mlp and conv, such as 0.1"),
     ] = None,
     recover: Annotated[
         bool,
@@ -109,6 +127,9 @@ def fit(
     ] = None,
     live: Live = False,
     tensorboard: Board = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     seed: Seed = 0,
     as_json: Json = False,
     strict: Strict = False,
@@ -116,6 +137,10 @@ def fit(
     """Train a model on the rows of DATA."""
     from energax import jobs
 
+    hosts = Hosts.of(coordinator, num_processes, process_id)
+    if (hosts is None or not is_worker()) and (out / SETTINGS).exists():
+        raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
+    leads = meet(hosts, out)
     rows = read(data, array)
     settings = jobs.Settings(
         data=str(data.resolve()),
@@ -137,19 +162,21 @@ def fit(
         optimizer=optimizer,
         clip=clip,
         recover=recover,
+        energy_penalty=energy_penalty,
+        spectral_norm=spectral_norm,
+        temperature=temperature,
     )
-    if (out / SETTINGS).exists():
-        raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
     with users_fault():
         if early_stopping is not None and not 0 < early_stopping < 1:
             raise ValueError(
                 f"--early-stopping {early_stopping}: expected a share of the rows between 0 and 1"
             )
         job = jobs.prepare(settings, rows)  # every check of the input, before anything is written
-    writable(out, folder=True)
-    io.write_json(out / SETTINGS, dataclasses.asdict(job.settings))
-    with _watching(out, live, tensorboard) as callback:
-        _finish_fit(out, job, callback, as_json=as_json, strict=strict)
+    if leads:
+        writable(out, folder=True)
+        write_settings(out, dataclasses.asdict(job.settings))
+    with _watching(out, leads and live, leads and tensorboard) as callback:
+        _finish_fit(out, job, callback, leads, as_json=as_json, strict=strict)
 
 
 @app.command()
@@ -157,6 +184,9 @@ def resume(
     run: RunDir,
     live: Live = False,
     tensorboard: Board = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     seed: Annotated[int | None, typer.Option("--seed", help="must be the run's own")] = None,
     as_json: Json = False,
     strict: Strict = False,
@@ -166,8 +196,12 @@ def resume(
 
     if not (run / SETTINGS).is_file():
         raise BadInput(f"{run}: expected a folder of `energax fit`, found no {SETTINGS} in it")
-    with users_fault():
-        settings = jobs.Settings(**json.loads((run / SETTINGS).read_text()))
+    leads = meet(Hosts.of(coordinator, num_processes, process_id), run)
+    told = read_settings(run)
+    try:
+        settings = jobs.Settings(**told)
+    except TypeError as error:
+        raise BadInput(f"{run / SETTINGS} is not of this energax, or damaged: {error}") from error
     if seed not in (None, settings.seed):
         raise BadInput(f"--seed {seed}: this run was started with seed {settings.seed}")
     path = Path(settings.data)
@@ -176,8 +210,8 @@ def resume(
         raise BadInput(f"{path} has changed since the run was started: start a new run with `fit`")
     with users_fault():
         job = jobs.prepare(settings, rows)
-    with _watching(run, live, tensorboard) as callback:
-        _finish_fit(run, job, callback, as_json=as_json, strict=strict)
+    with _watching(run, leads and live, leads and tensorboard) as callback:
+        _finish_fit(run, job, callback, leads, as_json=as_json, strict=strict)
 
 
 @contextlib.contextmanager
@@ -201,12 +235,14 @@ def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
         yield callback if called else None
 
 
-def _finish_fit(out: Path, job, callback, *, as_json: bool, strict: bool) -> None:
+def _finish_fit(out: Path, job, callback, leads: bool, *, as_json: bool, strict: bool) -> None:
+    progress = leads and not as_json
     try:
         with users_fault():
-            result = job.train(out, progress=not as_json, callback=callback)
+            result = job.train(out, progress=progress, callback=callback, leads=leads)
     except KeyboardInterrupt:
-        say(f"energax: interrupted; go on from the last checkpoint by `energax resume {out}`")
+        if leads:
+            say(f"energax: interrupted; go on from the last checkpoint by `energax resume {out}`")
         raise
     last = {
         k: float(v[-1])
@@ -231,9 +267,5 @@ def _finish_fit(out: Path, job, callback, *, as_json: bool, strict: bool) -> Non
             f"{stopping.log_likelihood:.4f} ± {stopping.std_err:.4f} (log Z) ± "
             f"{stopping.sampling_std_err:.4f} (rows) nat a row",
         )
-    Answer(
-        lines,
-        data,
-        result.reliable,
-        result.reasons,
-    ).finish(as_json=as_json, strict=strict)
+    answer = Answer(lines, data, result.reliable, result.reasons)
+    answer.finish(as_json=as_json, strict=strict, quiet=not leads)

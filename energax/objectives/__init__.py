@@ -22,7 +22,7 @@ from energax.objectives.discrete import (
 from energax.objectives.likelihood import MaximumLikelihood
 from energax.objectives.matching import EnergyMatching, EquilibriumMatching
 from energax.objectives.noise_contrastive import NoiseContrastive
-from energax.objectives.penalised import Penalised
+from energax.objectives.penalised import EnergyPenalty, Penalised
 from energax.objectives.perturbed import ConditionalNCE, EnergyDiscrepancy
 from energax.objectives.score_matching import (
     DenoisingScoreMatching,
@@ -41,6 +41,7 @@ __all__ = [
     "DenoisingScoreMatching",
     "EnergyDiscrepancy",
     "EnergyMatching",
+    "EnergyPenalty",
     "EquilibriumMatching",
     "ImprovedCD",
     "JointClassifier",

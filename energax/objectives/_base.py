@@ -112,9 +112,20 @@ class AbstractAddition(AbstractObjective):
         return self.objective.l1_strengths(theta)
 
 
+def energies_of(name: str, energies: Float[Array, " points"]) -> Metrics:
+    """Mean and spread of energies as `energy_{name}` and `energy_{name}_sd`, both with gradients.
+
+    That of the spread of equal energies is 0: that of the root alone is infinite there.
+    """
+    variance = jnp.var(energies)
+    sd = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    mean = jnp.mean(energies)
+    return {f"energy_{name}": mean, f"energy_{name}_sd": jnp.where(variance > 0, sd, variance)}
+
+
 def energies_of_data(energies: Float[Array, " rows"]) -> Metrics:
     """What every objective reports of the energies of its rows: their mean and spread."""
-    return {"energy_data": jnp.mean(energies), "energy_data_sd": jnp.std(energies)}
+    return energies_of("data", energies)
 
 
 def flat_f(energy: AbstractEnergy, batch: Point) -> tuple[Any, Float[Array, "rows d"]]:

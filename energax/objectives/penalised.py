@@ -1,4 +1,4 @@
-"""Penalties on the size of an energy's parameters, beside any objective."""
+"""Penalties on the size of an energy's parameters and of its values, beside any objective."""
 
 from typing import Any
 
@@ -99,3 +99,60 @@ class Penalised(AbstractAddition):
 
     def _chosen(self, theta: PyTree) -> PyTree:
         return eqx.filter(theta, self._is_chosen(theta))
+
+
+class EnergyPenalty(AbstractAddition):
+    """loss + strength · mean(E(data)² + E(samples)²).
+
+    Du & Mordatch 2019, "Implicit generation and modeling with energy-based models", section 3.3.
+    CD and its kin see differences of energies alone, so that a network's level drifts, and with
+    short chains its scale grows; this holds both, and a gradient never sees energies so large that
+    their differences are lost in rounding. Samples are held fixed, as in the loss of CD.
+
+    Population target: not that of `objective`. With chains it is where E_data[(1 + 2sE)∇E] =
+    E_p[(1 − 2sE)∇E], s the strength: differences of energies shrink, the more the larger 2sE is
+    beside 1 (0.01 is little up to some 10 nats). Even where chains never keep up the means stay
+    within 1/(2s) of 0: beyond it the penalty wins. Where the level of E is free (a network) it ends
+    where the means over data and samples are opposite, so that E = 0 lies half-way between them.
+    Where it is a matter of convention (an RBM, an Ising model, a base with its own constant), what
+    is far from 0 by convention is pulled there by parameters that mean something else: leave it
+    out, or give f a number to add.
+
+    The energies are those that `objective` reports. Where it tells the spread of those of its
+    samples (`energy_samples_sd`: CD, PCD, replay, recovery, and what adds to these) both halves
+    count; else there are no samples or only their mean, and the penalty is on the data alone (at
+    noisy rows where the objective has no others). It costs nothing beside `objective`.
+
+    **Arguments:** `objective`: what to add to. `strength`: from 0, per nat.
+
+    **Raises:** TypeError unless `objective` is one, and at its first call where that reports no
+    spread; ValueError for a negative strength.
+    """
+
+    objective: AbstractObjective
+    strength: Float[Array, ""] = eqx.field(default=0.01, converter=lambda v: jnp.asarray(v, float))
+
+    def __check_init__(self):
+        if not 0 <= float(self.strength) < float("inf"):
+            raise ValueError(
+                f"EnergyPenalty: expected strength from 0, got {float(self.strength):g}"
+            )
+
+    def init(self, energy, data, *, key):
+        """(Params, Carry) of `objective`."""
+        return self.objective.init(energy, data, key=key)
+
+    def __call__(self, energy, params, batch, carry, *, key):
+        loss, carry, metrics = self.objective(energy, params, batch, carry, key=key)
+        if "energy_data_sd" not in metrics:
+            raise TypeError(
+                "EnergyPenalty squares the energies that an objective reports, and the metrics of "
+                f"{type(self.objective).__name__} lack energy_data_sd, their spread: add it there"
+            )
+        square = sum(
+            metrics[f"energy_{name}"] ** 2 + metrics[f"energy_{name}_sd"] ** 2
+            for name in ("data", "samples")
+            if f"energy_{name}_sd" in metrics
+        )
+        penalty = self.strength * square
+        return loss + penalty, carry, metrics | {"energy_penalty": penalty}

@@ -384,6 +384,11 @@ EXAMPLES = {
         rbm(),
         binary_rows(),
     ),
+    objectives.EnergyPenalty: lambda: (
+        objectives.EnergyPenalty(objectives.PersistentCD(num_chains=8), 0.2),
+        gaussian_rbm(),
+        real_rows(),
+    ),
     # methods of log Z: (method, energy, log Z)
     exact.Known: lambda: (exact.Known(), Normal([0.4], [0.5]), float(Normal([0.4], [0.5]).log_z)),
     exact.ClosedForm: lambda: (

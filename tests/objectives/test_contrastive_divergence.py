@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from energax import random, training
-from energax.energies import BernoulliRBM, from_log_density
+from energax.energies import BernoulliRBM, GeneralPotts, from_log_density
 from energax.energies._base import batched, partition_trainable
 from energax.objectives import (
     ContrastiveDivergence,
@@ -19,7 +19,7 @@ from energax.objectives import (
 from energax.objectives.chains.contrastive_divergence import Chains
 from energax.samplers import MALA, BlockGibbs, Metropolis
 from energax.samplers._base import AbstractSampler, Info, State
-from energax.spaces import Real
+from energax.spaces import Categorical, Real
 from tests.exact import P_LIMIT, enumerated
 
 KEY = random.key(23)
@@ -233,6 +233,19 @@ def test_tempered_chains_leave_the_mode_they_start_in():
             assert abs(found - 0.6) < 0.1 and sum(tempered) == 0
         else:
             assert abs(found - share) < 0.1 and 0.1 < np.mean(tempered[75:]) < 1.0
+
+
+def test_tempering_of_an_energy_whose_path_is_of_another_kind():
+    """Potts models go by colours of their sites; what lies between them and a base has none."""
+    rng = np.random.default_rng(0)
+    space = Categorical((4,), 3, "onehot")
+    rows = np.asarray(space.encode(jnp.asarray(rng.integers(0, 3, (50, 4)))))
+    energy = GeneralPotts.zeros(space, rows)
+    objective = TemperedPCD(num_steps=2, num_chains=8, num_rungs=3, slow=0.0)
+    _, carry = objective.init(energy, rows, key=KEY)
+    loss, carry, metrics = objective(energy, None, jnp.asarray(rows), carry, key=KEY)
+    assert jnp.isfinite(loss) and metrics["tempered"] == 1
+    assert objective.evaluations_per_step(energy, 50) > 50
 
 
 def test_tempering_is_asked_for_within_reason():

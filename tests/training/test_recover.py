@@ -272,6 +272,19 @@ def test_a_region_of_nan_that_training_walks_into_ends_at_the_limit():
     assert len(fitted.recoveries) == 3 and float(fitted.energy.params) > 0
 
 
+def test_rows_whose_energy_is_nan_are_named_at_the_first_step_too():
+    rows = np.random.default_rng(0).normal(size=(300, 1))
+    rows[17] = 9.0
+    start = from_log_density(
+        lambda p, x: -p * x[0] ** 2 + jnp.sqrt(8.0 - x[0]), Real((1,)), params=jnp.asarray(0.5)
+    )
+    with pytest.warns(UnreliableResult, match=r"\(row 17 of those trained on is the first\)"):
+        fitted = training.fit(start, rows, PersistentCD(), key=KEY, num_steps=50, batch_size=299)
+    (reason,) = fitted.reasons
+    assert "NaN before any update, and the energy of 1 row(s) of its minibatch" in reason
+    assert fitted.num_steps == 0 and fitted.recoveries == ()
+
+
 def test_energies_that_are_wrong_from_the_start_are_not_tried_again():
     start = from_log_density(
         lambda p, x: p * x[0] * jnp.nan, Ordinal((1,), 4), params=jnp.asarray(1.0)

@@ -12,8 +12,8 @@ from energax.energies._base import (
     batched,
     without_gradient,
 )
-from energax.objectives._base import Metrics, energies_of_data
-from energax.samplers._base import AbstractSampler, Info, State
+from energax.objectives._base import Metrics, energies_of, energies_of_data
+from energax.samplers._base import AbstractSampler, Info, State, apart
 from energax.samplers.choose import default_sampler
 from energax.samplers.mixed import Mixed
 from energax.samplers.tempering import ParallelTempering
@@ -57,10 +57,10 @@ def advance(
     def step(carry, step_key):
         state, tuning = carry
         state, info = sampler.step(fixed, state, tuning, key=step_key)
-        return (state, sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
+        return (apart(state), sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
 
     (state, tuning), acceptance = jax.lax.scan(
-        step, (state, tuning), jax.random.split(key, num_steps)
+        step, (apart(state), tuning), jax.random.split(key, num_steps)
     )
     return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
 
@@ -69,7 +69,8 @@ def two_phases(
     energy: AbstractEnergy, data: Point, samples: Point
 ) -> tuple[Float[Array, ""], Metrics]:
     """(mean E(data) − mean E(samples), metrics)."""
-    if isinstance(energy, AbstractBipartiteEnergy):
+    on_many = not jax.sharding.get_abstract_mesh().empty  # each has its share of either
+    if on_many or isinstance(energy, AbstractBipartiteEnergy):
         # By itself E(samples) starts with the product that block Gibbs ended with: made once.
         energies, sampled = -batched(energy, data), -batched(energy, samples)
     else:
@@ -77,10 +78,7 @@ def two_phases(
         num_data = num_rows(data)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), data, samples)
         energies, sampled = jnp.split(-batched(energy, both), [num_data])
-    metrics = {
-        **energies_of_data(energies),
-        "energy_samples": jnp.mean(sampled),
-    }
+    metrics = energies_of_data(energies) | energies_of("samples", sampled)
     return metrics["energy_data"] - metrics["energy_samples"], metrics
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float
 from energax.energies._base import (
     AbstractDeepEnergy,
     AbstractEnergy,
+    AbstractNormalised,
     batched,
     without_gradient,
 )
-from energax.energies.reference import fitted_base
+from energax.energies.reference import default_base, fitted_base
 from energax.objectives._base import AbstractObjective, check_whole, energies_of_data
 from energax.objectives.chains._base import advance, begin, sampler_of, some_rows, two_phases
 from energax.samplers._base import AbstractSampler, State
@@ -156,11 +157,13 @@ class TemperedPCD(AbstractObjective):
         key_rows, key_init = jax.random.split(key)
         rows = some_rows(data, self.num_chains, key_rows)
         base = fitted_base(energy.space, data)
-        state, tuning = self._tempering(energy, base).init(energy, rows, key=key_init)
+        tempering = ParallelTempering(self._inner(energy, base), base, self.num_rungs)
+        state, tuning = tempering.init(energy, rows, key=key_init)
         return None, TemperedChains(state, tuning, jnp.zeros(()))
 
     def __call__(self, energy, params, batch, carry, *, key):
-        inner, tempering = sampler_of(self.sampler, energy), self._tempering(energy)
+        inner = self._inner(energy, carry.tuning.ladder.base)
+        tempering = ParallelTempering(inner, None, self.num_rungs)  # its base is in the tuning
         fixed = without_gradient(energy)
 
         def tempered(state, tuning):
@@ -195,12 +198,13 @@ class TemperedPCD(AbstractObjective):
 
     def evaluations_per_step(self, energy, batch_size):
         """Of an update that tempers: at most this."""
-        each = self._tempering(energy).evaluations_per_step(energy)
+        inner = self._inner(energy, default_base(energy.space))
+        each = ParallelTempering(inner, None, self.num_rungs).evaluations_per_step(energy)
         return self.num_chains * (self.num_steps * each + 1) + batch_size
 
-    def _tempering(self, energy: AbstractEnergy, base=None) -> ParallelTempering:
-        """Its steps take the base from the tuning; only the start needs one."""
-        return ParallelTempering(sampler_of(self.sampler, energy), base, self.num_rungs)
+    def _inner(self, energy: AbstractEnergy, base: AbstractNormalised) -> AbstractSampler:
+        """One that suits every rung, also where those below the energy are of another kind."""
+        return sampler_of(self.sampler, energy.path(base).at(0.5))
 
 
 class MeanFieldPCD(AbstractObjective):

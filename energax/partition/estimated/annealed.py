@@ -19,7 +19,7 @@ from energax.energies._base import AbstractNormalised, AbstractPath, check_scala
 from energax.partition._base import Clock, answer
 from energax.partition.estimated._base import AbstractEstimate, Evidence, agreement, look_at
 from energax.results import LogZ
-from energax.samplers._base import AbstractSampler, run
+from energax.samplers._base import AbstractSampler, apart, in_use, mesh_for, run, shared_out
 from energax.samplers.choose import default_sampler
 from energax.spaces import Point, num_rows
 
@@ -98,7 +98,7 @@ def _segment(path, sampler, schedule, x, betas, *, key):
         energy = path.at(there)
         state = sampler.refresh(energy, state)  # the energy has changed under x
         state, _ = sampler.step(energy, state, schedule.tuning(there), key=key)
-        return (state, log_weight + gain), None
+        return apart((state, log_weight + gain)), None
 
     key_init, key_run = jax.random.split(key)
     state, _ = sampler.init(path.at(betas[0]), x, key=key_init)
@@ -121,14 +121,17 @@ def anneal(
 
     Increments are summed in float32 over short pieces and in float64 over the pieces. Pieces have
     one length, the last one filled up with β standing still, so that one compilation serves any
-    number of temperatures.
+    number of temperatures. Where there are several devices, each carries its share of the points.
     """
-    total = np.zeros(num_rows(x))
+    total, mesh = np.zeros(num_rows(x)), mesh_for(num_rows(x))
+    x = shared_out(x, mesh)
     left = -(len(betas) - 1) % _SEGMENT
     betas = np.concatenate([betas, np.full(left, betas[-1])])
     for i, first in enumerate(range(0, len(betas) - 1, _SEGMENT)):
         piece = jnp.asarray(betas[first : first + _SEGMENT + 1], float)
-        x, log_weight = _segment(path, sampler, schedule, x, piece, key=jax.random.fold_in(key, i))
+        key_piece = jax.random.fold_in(key, i)
+        with in_use(mesh):
+            x, log_weight = _segment(path, sampler, schedule, x, piece, key=key_piece)
         total += np.asarray(log_weight, np.float64)
     return x, total
 

@@ -4,9 +4,13 @@ A sampler moves an ENSEMBLE of chains, `x: (num_chains, *event)`, under one key:
 drawn in bulk and the chains adapt together in warm-up.
 """
 
+from energax.samplers._base.devices import apart as apart
+from energax.samplers._base.devices import in_use as in_use
+from energax.samplers._base.devices import mesh_for as mesh_for
+from energax.samplers._base.devices import shared_out as shared_out
+from energax.samplers._base.devices import together as together
 from energax.samplers._base.loop import run as run
 from energax.samplers._base.loop import run_fixed as run_fixed
-from energax.samplers._base.loop import together as together
 from energax.samplers._base.sampler import ENERGY_JUMP as ENERGY_JUMP
 from energax.samplers._base.sampler import AbstractPopulationMethod as AbstractPopulationMethod
 from energax.samplers._base.sampler import AbstractSampler as AbstractSampler

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
 from energax.energies._base import AbstractEnergy
+from energax.samplers._base.devices import together
 from energax.samplers._base.sampler import AbstractSampler, Info, State, Trace
 from energax.spaces import Point
 
@@ -69,18 +70,6 @@ def run(
     x, log_density = (None, None) if kept is None else kept
     trace = Trace(x, log_density, acceptance / num_steps, divergent, evaluations / num_steps)
     return state, tuning, trace
-
-
-def together(tree: PyTree) -> PyTree:
-    """`tree` whole on every device of the mesh in use, if there is one.
-
-    Statistics over chains are then sums in one order, whatever the number of devices.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return tree
-    everywhere = jax.sharding.PartitionSpec()
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.with_sharding_constraint(arrays, everywhere), rest)
 
 
 def _adapted(sampler: AbstractSampler, tuning: Any, state: State, info: Info, learns) -> Any:

@@ -8,14 +8,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
 from energax import random
 from energax.diagnostics import rhat_limit
 from energax.energies._base import AbstractEnergy
 from energax.results import Draws
-from energax.samplers._base import AbstractSampler, Trace, run, together
+from energax.samplers._base import (
+    AbstractSampler,
+    Trace,
+    in_use,
+    mesh_for,
+    run,
+    shared_out,
+    together,
+)
 from energax.samplers.driver._base import Assessment, History, Kept
 from energax.samplers.driver.answer import answer
 from energax.samplers.driver.ascent import NUM_STEPS, ascend
@@ -103,7 +110,7 @@ class Job:
         self.point_size = sum(math.prod(s) for s in _shapes(energy.space.shape))
         self.acceptance, self.num_divergent, self.warmup = 0.0, 0, 0
         self.share_divergent = 0.0
-        self.mesh = _mesh(num_chains)
+        self.mesh = mesh_for(num_chains)
 
     def run(
         self,
@@ -115,7 +122,7 @@ class Job:
         *,
         key: Key[Array, ""],
     ) -> Draws:
-        with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+        with in_use(self.mesh):
             return self._run(num_samples, initial, num_warmup, num_steps, bar, key)
 
     def _run(self, num_samples, initial, num_warmup, num_steps, bar, key) -> Draws:
@@ -125,7 +132,8 @@ class Job:
         most_kept = _KEPT_NUMBERS if num_samples else _SUMMARY_NUMBERS
         history = History(max(most_kept // numbers, 2 * enough, 128))
         x = self._starts(initial, key_start)
-        self.state, self.tuning = _init(self.sampler, self.energy, self._spread(x), key_init)
+        x = shared_out(x, self.mesh)
+        self.state, self.tuning = _init(self.sampler, self.energy, x, key_init)
         self.num_evaluations += self.num_chains
         budget = self._steps_left
         self.block = self._block(budget, num_steps)
@@ -191,12 +199,6 @@ class Job:
     @property
     def _steps_left(self) -> int:
         return max(0, int((self.max_evaluations - self.num_evaluations) / self.cost))
-
-    def _spread(self, x: Point) -> Point:
-        """The chains over the devices, where there are several."""
-        if self.mesh is None:
-            return x
-        return jax.device_put(x, NamedSharding(self.mesh, PartitionSpec("chains")))
 
     def _starts(self, initial, key) -> Point:
         self.given = initial is not None
@@ -271,7 +273,7 @@ class Job:
         if left is not None:
             found, x = True, spread_among(x, left, num_starts)
         if found:
-            x = self._spread(self._shared(x))
+            x = shared_out(self._shared(x), self.mesh)
             self.state, _ = _init(self.sampler, self.energy, x, key_init)
             self.num_evaluations += self.num_chains
 
@@ -422,14 +424,6 @@ def _rows(kept: Kept) -> Point:
     steps = max(1, 2_000 // kept.log_density.shape[1])
     leaves = [a[-steps:].reshape(-1, *a.shape[2:]) for a in kept.leaves]
     return jax.tree.unflatten(kept.structure, leaves)
-
-
-def _mesh(num_chains: int) -> Mesh | None:
-    """All devices in a row, where there are several and they divide the chains."""
-    devices = jax.devices()
-    if len(devices) == 1 or num_chains % len(devices) or jax.process_count() > 1:
-        return None
-    return Mesh(np.array(devices), ("chains",))
 
 
 def _shapes(shape) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from energax.energies._base import (
     AbstractColouredEnergy,
     AbstractEnergy,
     AbstractNormalised,
+    Tempered,
 )
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
@@ -61,9 +62,9 @@ def check_optimizer(optimizer: Any, objective: AbstractObjective) -> None:
 
 
 def check_recovery(
-    recover: bool | int, clip: float | None, optimizer: Any
-) -> tuple[int, float | None]:
-    """(the most recoveries, of True 5; the largest norm of a gradient).
+    recover: bool | int, clip: float | None, optimizer: Any, spectral_norm: float | None = None
+) -> tuple[int, float | None, float | None]:
+    """(the most recoveries, of True 5; the largest norm of a gradient; that of a matrix).
 
     **Raises:** ValueError for other values, and where L-BFGS has no use for them.
     """
@@ -76,8 +77,7 @@ def check_recovery(
             "recover: expected True, False or a whole number from 0, the most recoveries, got "
             f"{recover!r}"
         )
-    if clip is not None and (isinstance(clip, bool) or not 0 < clip < math.inf):
-        raise ValueError(f"clip: expected a positive number, got {clip!r}")
+    clip, spectral_norm = _positive("clip", clip), _positive("spectral_norm", spectral_norm)
     if isinstance(optimizer, str) and optimizer == "lbfgs":
         for name, given in (("recover", limit), ("clip", clip)):
             if given:
@@ -85,7 +85,34 @@ def check_recovery(
                     f"optimizer='lbfgs' shortens its steps by itself and has no use for {name}=: "
                     "leave it out"
                 )
-    return limit, None if clip is None else float(clip)
+        if spectral_norm is not None:
+            raise ValueError(
+                "optimizer='lbfgs' searches along lines, and spectral_norm= would move each point "
+                "off them: leave one of the two out (Penalised(objective, l2=) goes with L-BFGS)"
+            )
+    return limit, clip, spectral_norm
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and (isinstance(value, bool) or not 0 < value < math.inf):
+        raise ValueError(f"{name}: expected a positive number, got {value!r}")
+    return None if value is None else float(value)
+
+
+def at_temperature(energy: AbstractEnergy, temperature: float) -> Tempered:
+    """E/T, whose β = 1/T training leaves as it is.
+
+    **Raises:** ValueError for a T that is not positive, and where E/T is one more energy of the
+    same kind, of which other couplings are trained.
+    """
+    _positive("temperature", temperature)
+    tempered = energy.tempered(1 / temperature)
+    if not isinstance(tempered, Tempered):
+        raise ValueError(
+            f"temperature: {type(energy).__name__} at another temperature is one with other "
+            "parameters, and these are trained: start from energy.tempered(1 / temperature)"
+        )
+    return tempered
 
 
 def rows_a_step(asked: int | None, rows: int, optimizer: Any, objective: AbstractObjective) -> int:
@@ -169,6 +196,7 @@ def check_same_run(
     """Raises ValueError unless the checkpoint is of the run that was asked for."""
     had, now = found.settings, settings
     names = "batch_size", "window_rows", "average", "optimizer", "early_stopping", "data_sha256"
+    names = (*names, "spectral_norm", "temperature")
     different = [
         f"{name}={had.get(name)!r}, not {now.get(name)!r}"
         for name in names

@@ -34,15 +34,17 @@ from energax.training._base import (
     write_checkpoint,
 )
 from energax.training.loop._base import (
+    Devices,
     Moment,
     Run,
     Trouble,
     as_strong,
     joined,
     records_of,
-    review,
+    within,
 )
 from energax.training.loop.asked import (
+    at_temperature,
     check_for_moments,
     check_for_windows,
     check_recovery,
@@ -56,6 +58,7 @@ from energax.training.loop.asked import (
 )
 from energax.training.loop.quasi_newton import LBFGS
 from energax.training.loop.recover import Doctor
+from energax.training.loop.review import of_loss, review
 from energax.training.loop.start import adam, first_state
 from energax.training.loop.validation import Watch
 from energax.training.loop.windows import Windows, fits
@@ -80,6 +83,8 @@ def fit(
     window_rows: int | None = None,
     average: float | None = None,
     clip: float | None = None,
+    spectral_norm: float | None = None,
+    temperature: float | None = None,
     recover: bool | int = False,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -98,9 +103,12 @@ def fit(
     the gap between the energies of data and samples passes 1000 times (the energies before the
     first update + 1 nat a site), or where chains accepted less than 0.01 of their moves in each
     of 1000 steps. It then returns the parameters from 10 to 19 steps before (fewer soon after a
-    recovery), with `reliable=False`
-    and a reason that names the cause and what to change; with `recover=` it changes that itself and
-    goes on from there.
+    recovery), with `reliable=False` and a reason that names the cause and what to change; with
+    `recover=` it changes that itself and goes on from there.
+
+    Where JAX has several devices, each takes an equal share of the minibatch and of the chains, on
+    as many of them as divide `batch_size`. Several processes that called
+    `jax.distributed.initialize` train one model, each on the same rows; the first one writes.
 
     **Arguments:**
 
@@ -122,6 +130,16 @@ def fit(
     - `average`: decay of a running average of the parameters, such as 0.999; None keeps none.
     - `clip`: the largest norm of the gradient, all parameters together; a larger one is shortened
       to it (Pascanu, Mikolov & Bengio 2013, algorithm 1). None shortens none.
+    - `spectral_norm`: c, the largest singular value that a matrix of θ may have: at the start and
+      after every update W ← W / max(1, σ(W)/c) (Gouk, Frank, Pfahringer & Cree 2021, algorithm 2).
+      σ is from power iterations that go along with the training, near enough to end within 1 % of
+      c. All trained arrays of two axes and more are meant, whatever they are: weights of a network,
+      an RBM or a Potts model; kernels count as matrices (all other axes, outputs), outputs being
+      the last axis, or the first of Equinox's convolutions. Vectors (biases, the readout of an
+      `MLP`) are left alone. Not with "lbfgs". None bounds none.
+    - `temperature`: T of p = exp(f/T)/Z, f being that of `energy`. What is trained and returned is
+      E/T, a `Tempered` with β = 1/T that stays as it is; without it β is trained where `energy` is
+      a `Tempered`. For networks and functions. None is T = 1.
     - `recover`: how often to go on after trouble, True: up to 5 times. Each time `learning_rate` is
       halved (of an optimizer of your own its updates are) and the optimiser forgets its moments.
       Where the samples are at fault, every second time the sampler takes twice the steps an update
@@ -141,6 +159,7 @@ def fit(
     """
     key = as_key(key)
     check_scalar(energy)
+    energy = energy if temperature is None else at_temperature(energy, temperature)
     matched = objective is None and optimizer is None
     objective = default_objective(energy) if objective is None else objective
     if not isinstance(objective, AbstractObjective):
@@ -183,6 +202,11 @@ def fit(
                 "early_stopping: this family is fitted at once by its moments, there is no "
                 "training to stop; leave it out, or pass an objective="
             )
+        if spectral_norm is not None:
+            raise ValueError(
+                "spectral_norm: this family is fitted at once by its moments; leave it out, or "
+                "pass an objective="
+            )
         return _match_moments(energy, rows)
     key_watch = jax.random.fold_in(key, _WATCH)
     held: Point = None
@@ -191,6 +215,7 @@ def fit(
             energy.space, rows, key=jax.random.fold_in(key_watch, _WATCH)
         )
     batch_size = rows_a_step(batch_size, num_rows(rows), optimizer, objective)
+    devices = Devices.of(batch_size, num_rows(rows))
     of_all = num_rows(rows) if windows is None else windows.rows.num_rows
     num_steps = number_of_steps(num_steps, num_epochs, of_all // batch_size)
     if checkpoint_every is not None:
@@ -200,7 +225,9 @@ def fit(
         raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average: expected a decay between 0 and 1, got {average}")
-    limit, clip = check_recovery(recover, clip, optimizer)
+    limit, clip, spectral_norm = check_recovery(recover, clip, optimizer, spectral_norm)
+    if spectral_norm is not None:
+        energy = within(as_strong(energy), spectral_norm)
     rate = rate_of(energy, optimizer, learning_rate)
     settings = {
         "num_steps": num_steps,
@@ -209,6 +236,8 @@ def fit(
         "window_rows": None if windows is None else windows.size,
         "average": average,
         "clip": clip,
+        "spectral_norm": spectral_norm,
+        "temperature": None if temperature is None else float(temperature),
         "recover": limit,
         "optimizer": name_of(optimizer),
         "log_every": -(-num_steps // 10_000),
@@ -242,31 +271,45 @@ def fit(
     elif settles:
         optimizer = LBFGS()
     plan, state = first_state(energy, rows, starts, objective, key, optimizer, settles, settings)
+    first = state.parameters
     doctor = Doctor(objective, rate, limit)
     now, before = Moment(0, state, plan.order(state.step), ()), None
     if archive is not None and found is not None:
         template = state if watcher is None else (state, watcher.now)
-        told, done = fill_state(archive, (template, template)), recoveries_of(found.settings)
+        *told, first = fill_state(archive, (template, template, first))
+        done = recoveries_of(found.settings)
         if watcher is not None:
             watcher.restore(*(watched for _, watched in told))
-            told = tuple(state for state, _ in told)
+            told = [state for state, _ in told]
         records = records_of(found.history, int(told[0].step))
         before, now = (
             Moment(int(state.step), state, plan.order(state.step), record, done)
             for state, record in zip(told, records, strict=True)
         )
         plan = doctor.plan(plan, done)
-    run = Run(plan, now, before, seconds, windows)
+    run = Run(plan, now, before, seconds, windows, devices)
+    if devices.num_processes > 1:
+        of_rows = digest_of(rows) if windows is None else windows.rows.fingerprint()
+        devices.check_same(data=of_rows, settings=settings, step_to_go_on_from=run.step)
 
     def save() -> None:
         moment = run.moment
-        if folder is None or run.saved_step == moment.step:
+        if folder is None or run.saved_step == moment.step or not devices.leads:
             return
         kept = [run.before(), moment]  # trouble soon after it may lead back beyond a checkpoint
-        states = tuple(m.state if watcher is None else (m.state, watcher.at(m.step)) for m in kept)
+        at = [devices.here(m.state) for m in kept]
+        if watcher is not None:
+            at = [(state, watcher.at(m.step)) for state, m in zip(at, kept, strict=True)]
         told = {**settings, "recoveries": [dataclasses.asdict(r) for r in moment.recoveries]}
         checkpoint = Checkpoint(
-            run.energy, objective, states, key, run.history(), told, moment.step, run.seconds
+            run.energy,
+            objective,
+            (*at, first),
+            key,
+            run.history(),
+            told,
+            moment.step,
+            run.seconds,
         )
         write_checkpoint(folder, checkpoint, keep=keep)
         run.saved_step, run.saved_at = moment.step, time.monotonic()
@@ -287,7 +330,7 @@ def fit(
             run.note(watcher.look(run.averaged_energy, run.step))
             watcher.let_go(run.earlier[0].step)
             run.seconds += time.monotonic() - began
-        return not watcher.stopped
+        return not devices.agreed(watcher.stopped)
 
     def go_back(trouble: Trouble) -> None:
         """To where training was 10 to 19 steps before, by the same steps and looks again."""
@@ -318,16 +361,19 @@ def fit(
                 bar.update(1.0 if run.settled else run.step / num_steps, _shown(last))
                 if callback is not None:
                     callback(run.step, last)
-                time_limited = max_seconds is not None and run.seconds - seconds >= max_seconds
+                if max_seconds is not None:
+                    time_limited = bool(devices.agreed(run.seconds - seconds >= max_seconds))
     except KeyboardInterrupt:
         save()
         raise
     save()
     history = joined(run.moment.record)
-    reasons = (reason,) if reason else review(history)
+    reasons = (reason,) if reason else review(history, energy.space.num_sites)
     at_its_end = run.settled or run.step >= num_steps
+    if at_its_end and not reasons:
+        reasons = of_loss(run, first)
     if settles and at_its_end and not reason:
-        reasons += optimizer.doubts(run.moment.state.optimizer, num_steps)
+        reasons += optimizer.doubts(run.state.optimizer, num_steps)
     trained, steps, stopping = run.averaged_energy, run.step, None
     if watcher is not None:
         stopping, doubts = watcher.finish(trained, run.step)
@@ -383,8 +429,13 @@ def resume(
     archive = newest_archive(folder)
     if archive is None:
         raise FileNotFoundError(2, "there is no checkpoint to go on from", str(folder))
+    temperature = archive.info["settings"].get("temperature")
+    if energy is not None and temperature is not None:
+        energy = at_temperature(energy, temperature)
     found = open_checkpoint(archive, energy)
-    settings = found.settings
+    settings, start = found.settings, found.energy
+    if temperature is not None:
+        start = start.energy  # type: ignore[attr-defined]
     objective = found.objective if objective is None else objective
     for name, given, needed in (
         ("objective", objective, True),
@@ -411,7 +462,7 @@ def resume(
     with warnings.catch_warnings():  # damaged checkpoints were named above
         warnings.simplefilter("ignore", DamagedCheckpoint)
         return fit(
-            found.energy,
+            start,
             data,
             objective,
             key=found.key,
@@ -422,6 +473,8 @@ def resume(
             window_rows=_window_rows(settings, data),
             average=settings["average"],
             clip=clip,
+            spectral_norm=settings.get("spectral_norm"),
+            temperature=temperature,
             recover=settings.get("recover", False) if recover is None else recover,
             early_stopping=early_stopping,
             checkpoint_dir=folder,

@@ -82,7 +82,7 @@ class Doctor:
             new=new,
         )
         plan = self.plan(run.plan, (*done, recovery))
-        run.start_again(plan, _without_moments(plan, run.moment.state), recovery)
+        run.start_again(plan, _without_moments(plan, run.state), recovery)
         return None
 
     def _turn(self, cause: Cause, done: tuple[Recovery, ...]) -> tuple[str, float, float]:
@@ -111,6 +111,15 @@ class Doctor:
                 continue
             shown = "NaN" if math.isnan(value) else "infinite"
             if step == 0 and name != "update_norm":
+                some = _rows_at_fault(run, step)
+                if 0 < len(some) < run.plan.batch_size:
+                    return Cause(
+                        f"{what} is {shown} before any update, and the energy of {len(some)} "
+                        f"row(s) of its minibatch is not finite (row {min(some)} "
+                        f"{run.where(step)} is the first)",
+                        "check the energy there, or leave such rows out",
+                        curable=False,
+                    )
                 return Cause(
                     f"{what} is {shown} before any update",
                     "check that the energy and its gradient are finite on every row of the data",

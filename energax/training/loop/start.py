@@ -11,7 +11,7 @@ from jaxtyping import Array
 from energax.energies._base import AbstractEnergy, partition_trainable
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
-from energax.training.loop._base import Plan, TrainState, as_strong
+from energax.training.loop._base import Plan, TrainState, as_strong, starting
 
 
 def first_state(
@@ -29,9 +29,17 @@ def first_state(
     **Arguments:** `starts`: what chains start at; None takes the rows. `settles`: whether
     `optimizer` ends the training by an update of 0. `settings`: numbers by their names in `fit`.
 
-    **Raises:** ValueError if `energy` has nothing to train, or parameters that are not finite.
+    **Raises:** ValueError if `energy` has nothing to train, or parameters that are not finite, or
+    no matrix where those are to be bounded.
     """
     theta, fixed = partition_trainable(as_strong(energy))
+    if settings["temperature"] is not None:  # it is given, not learned
+
+        def beta(part):
+            return part.beta
+
+        fixed = eqx.tree_at(beta, fixed, beta(theta), is_leaf=lambda node: node is None)
+        theta = eqx.tree_at(beta, theta, None)
     leaves = jax.tree.leaves(theta)
     if not leaves:
         raise ValueError(
@@ -40,6 +48,9 @@ def first_state(
         )
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise ValueError("this energy's parameters are not all finite: start from finite ones")
+    limit, directions = settings["spectral_norm"], None
+    if limit is not None:
+        _, directions = starting(theta, jnp.asarray(limit, float))
     data = jax.tree.map(jnp.asarray, rows)
     key_order, key_steps, key_init = jax.random.split(key, 3)
     first = data if starts is None else starts
@@ -68,6 +79,7 @@ def first_state(
         optimizer=optimizer,
         inverse=inverse,
         settles=settles,
+        spectral_norm=number("spectral_norm"),
     )
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -77,6 +89,7 @@ def first_state(
         carry=carry,
         usual=jnp.zeros((), float),
         idle=jnp.zeros((), jnp.int32),
+        directions=directions,
     )
     return plan, as_strong(state)
 

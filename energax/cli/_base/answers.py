@@ -6,6 +6,7 @@ internal fault; 130 interrupted. With --json stdout carries one JSON object and 
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import sys
 import tempfile
@@ -52,8 +53,10 @@ class Answer:
     reliable: bool = True
     reasons: tuple[str, ...] = ()
 
-    def finish(self, *, as_json: bool, strict: bool) -> None:
-        if as_json:
+    def finish(self, *, as_json: bool, strict: bool, quiet: bool = False) -> None:
+        if quiet:
+            pass
+        elif as_json:
             verdict = {"reliable": self.reliable, "reasons": list(self.reasons)}
             print(json.dumps(plain({**self.data, **verdict})))
         else:
@@ -89,9 +92,37 @@ def load(run: Path):
         raise BadInput(
             f"{run}: expected a folder written by `energax fit`, found no {SETTINGS} in it"
         )
+    settings = read_settings(run)
     with users_fault():
-        settings = json.loads((run / SETTINGS).read_text())
         return training.load(run), settings
+
+
+def write_settings(run: Path, settings: dict[str, Any]) -> None:
+    """The settings of a run as run.json, with a checksum."""
+    io.write_json(run / SETTINGS, {**settings, "checksum": _checksum(settings)})
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What `write_settings` wrote; its data file may have been given another place since."""
+    path = run / SETTINGS
+    try:
+        settings = json.loads(path.read_bytes())
+        said = settings.pop("checksum", None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{path} is damaged: it is no complete JSON object; start a new run with `fit`"
+        ) from error
+    if said not in (None, _checksum(settings)):  # None: of an energax that wrote none
+        raise BadInput(
+            f"{path} is damaged: it was changed after it was written; start a new run with `fit`"
+        )
+    return settings
+
+
+def _checksum(settings: dict[str, Any]) -> str:
+    """Of all but the data file's place: its content has a checksum of its own."""
+    kept = {name: value for name, value in settings.items() if name != "data"}
+    return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
 
 
 def writable(path: Path, *, folder: bool = False) -> None:

@@ -1,0 +1,35 @@
+"""What the commands share: how they read, answer and fail, and how several processes meet."""
+
+from energax.cli._base.answers import BAD_INPUT as BAD_INPUT
+from energax.cli._base.answers import DONE as DONE
+from energax.cli._base.answers import FAULT as FAULT
+from energax.cli._base.answers import INTERRUPTED as INTERRUPTED
+from energax.cli._base.answers import SETTINGS as SETTINGS
+from energax.cli._base.answers import UNRELIABLE as UNRELIABLE
+from energax.cli._base.answers import Answer as Answer
+from energax.cli._base.answers import BadInput as BadInput
+from energax.cli._base.answers import DataFile as DataFile
+from energax.cli._base.answers import Json as Json
+from energax.cli._base.answers import OutFile as OutFile
+from energax.cli._base.answers import Part as Part
+from energax.cli._base.answers import RunDir as RunDir
+from energax.cli._base.answers import Seed as Seed
+from energax.cli._base.answers import Strict as Strict
+from energax.cli._base.answers import app as app
+from energax.cli._base.answers import key_of as key_of
+from energax.cli._base.answers import load as load
+from energax.cli._base.answers import out_file as out_file
+from energax.cli._base.answers import read as read
+from energax.cli._base.answers import read_settings as read_settings
+from energax.cli._base.answers import rows_for as rows_for
+from energax.cli._base.answers import say as say
+from energax.cli._base.answers import users_fault as users_fault
+from energax.cli._base.answers import writable as writable
+from energax.cli._base.answers import write_settings as write_settings
+from energax.cli._base.hosts import Coordinator as Coordinator
+from energax.cli._base.hosts import Hosts as Hosts
+from energax.cli._base.hosts import NumProcesses as NumProcesses
+from energax.cli._base.hosts import ProcessId as ProcessId
+from energax.cli._base.hosts import is_worker as is_worker
+from energax.cli._base.hosts import leave as leave
+from energax.cli._base.hosts import meet as meet

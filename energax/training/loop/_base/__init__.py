@@ -1,0 +1,17 @@
+"""A training step and what goes on around it: chunks of steps, devices, the record of a run."""
+
+from energax.training.loop._base.devices import Devices as Devices
+from energax.training.loop._base.record import joined as joined
+from energax.training.loop._base.record import records_of as records_of
+from energax.training.loop._base.run import Moment as Moment
+from energax.training.loop._base.run import Run as Run
+from energax.training.loop._base.run import Trouble as Trouble
+from energax.training.loop._base.spectral import bounded as bounded
+from energax.training.loop._base.spectral import starting as starting
+from energax.training.loop._base.spectral import within as within
+from energax.training.loop._base.step import IDLE_STEPS as IDLE_STEPS
+from energax.training.loop._base.step import LEAST_ACCEPTANCE as LEAST_ACCEPTANCE
+from energax.training.loop._base.step import Plan as Plan
+from energax.training.loop._base.step import TrainState as TrainState
+from energax.training.loop._base.step import advance as advance
+from energax.training.loop._base.step import as_strong as as_strong
