@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks._objectives import page as objectives
+
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs"
 _NAMES = {
@@ -23,7 +25,11 @@ _TARGETS = {
     "bits": ("log_z_cost", "bits in a ring"),
     "ring": ("log_z_structure", "Ising ring, sites"),
     "rbm": ("log_z_structure", "RBM, visible bits"),
+} | {
+    target: ("objectives_table", "objective")
+    for target in ("objectives", *(f"objectives_{name}" for name in objectives.TITLES))
 }
+_TARGETS["faults"] = "faults", "what was put in"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -52,9 +58,28 @@ def written(page: str) -> str:
 
 
 def _table(target: str) -> list[str]:
-    """CPU seconds of log Z by dimension and precision, a column a method."""
     file, first = _TARGETS[target]
     document = json.loads((HERE / "results" / f"{file}.json").read_text())
+    if file == "objectives_table":
+        return objectives.table(document, target)
+    if file == "faults":
+        return _faults(document, first)
+    return _costs(document, target, first)
+
+
+def _faults(document: dict[str, Any], first: str) -> list[str]:
+    """How trainings with a fault put in ended, by the kind of fault."""
+    lines = [f"| {first} | runs | recovered | cause named | wrong |", "| --- |" + " ---: |" * 4]
+    form = r"(.+): (\d+) runs, (\d+) recovered, (\d+) ended with the cause named, (\d+) wrong"
+    for note in document["notes"]:
+        found = re.fullmatch(form, note)
+        if found is not None:
+            lines.append("| " + " | ".join(found.groups()) + " |")
+    return lines
+
+
+def _costs(document: dict[str, Any], target: str, first: str) -> list[str]:
+    """CPU seconds of log Z by dimension and precision, a column a method."""
     seconds = _seconds(document, target)
     methods = [name for name in _NAMES if any(method == name for _, method, _ in seconds)]
     rows = sorted({(d, precision) for d, _, precision in seconds}, key=lambda r: (r[0], -r[1]))

@@ -1,0 +1,1 @@
+"""Data sets, objectives and runs for `benchmarks.objectives_table`."""
