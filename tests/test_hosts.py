@@ -33,14 +33,26 @@ def rows(tmp_path_factory):
     return path
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    while STARTED:
+        STARTED.pop().kill()  # a worker whose command is gone ends by itself
+
+
 def start(arguments, *, environment=None):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "energax.cli", *map(str, arguments)],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"} | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def start_all(num, arguments):
