@@ -15,7 +15,6 @@ import numpy as np
 
 from energax import energies, io, objectives, random, spaces, training
 from energax.energies.exponential_family import AbstractExponentialFamily
-from energax.training.loop._base import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
                 f"--spectral-norm: {type(energy).__name__} is fitted at once by its moments: leave "
                 "it out, or name an --objective"
             )
-        within(energy, settings.spectral_norm)
+        training.check_matrices(energy)
     return Job(settings, space, energy, objective, train_rows, test_rows)
 
 

@@ -3,7 +3,7 @@
 from energax.training._base import DamagedCheckpoint, Fit, Recovery, Stopping, load
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
-from energax.training.loop import check_optimizer, check_recovery, fit, resume
+from energax.training.loop import check_matrices, check_optimizer, check_recovery, fit, resume
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Recovery",
     "Stopping",
     "TensorBoard",
+    "check_matrices",
     "check_optimizer",
     "check_recovery",
     "fit",

@@ -54,9 +54,13 @@ class Answer:
     reasons: tuple[str, ...] = ()
 
     def finish(self, *, as_json: bool, strict: bool, quiet: bool = False) -> None:
-        if quiet:
-            pass
-        elif as_json:
+        if not quiet:
+            self._show(as_json)
+        if strict and not self.reliable:
+            raise typer.Exit(UNRELIABLE)
+
+    def _show(self, as_json: bool) -> None:
+        if as_json:
             verdict = {"reliable": self.reliable, "reasons": list(self.reasons)}
             print(json.dumps(plain({**self.data, **verdict})))
         else:
@@ -64,8 +68,6 @@ class Answer:
                 print(line)
             if not self.reliable:
                 print("NOT RELIABLE: " + "; ".join(self.reasons))
-        if strict and not self.reliable:
-            raise typer.Exit(UNRELIABLE)
 
 
 def read(path: Path, array: str | None = None, *, missing: bool = False) -> np.ndarray:

@@ -46,7 +46,7 @@ START_SECONDS = 120  # for all of them to come
 _WORKER = "ENERGAX_WORKER"
 _SHOW_ALL = "ENERGAX_TRACEBACK"
 _KEPT_LINES = 200
-_OF_THE_RUNTIME = re.compile(r"^(WARNING: All log|[EFWI]\d{4} |\*\*\* |    @ |\[Gloo\]|I0000 )")
+_OF_THE_RUNTIME = re.compile(r"^(WARNING: All log|[EFWI]\d{4} |\*\*\* |    @ |\[Gloo\])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,6 @@ class Hosts:
     def leads(self) -> bool:
         return self.process_id == 0
 
-    @property
-    def _name(self) -> str:
-        return f"process {self.process_id} of {self.num_processes}"
-
     def join(self) -> None:
         """Of a worker: meets the others. Nothing of JAX may have run before."""
         import jax
@@ -149,7 +145,8 @@ class Hosts:
             return status
         if status in (FAULT, BAD_INPUT) and not any(map(_lost_contact, said)):
             return status
-        say(f"energax: {self._name}: {self._why(status, ''.join(said))}")
+        why = self._why(status, "".join(said))
+        say(f"energax: process {self.process_id} of {self.num_processes}: {why}")
         if (Path(out) / SETTINGS).exists():
             say(
                 f"energax: nothing up to the last checkpoint in {out} is lost: start all processes "

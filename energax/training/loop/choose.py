@@ -256,9 +256,10 @@ def fit(
         settings["early_stopping"] = early_stopping.settings(held, watcher.every)
     folder = archive = found = None
     seconds = 0.0
+    if checkpoint_dir is not None or devices.num_processes > 1:
+        settings["data_sha256"] = digest_of(rows) if windows is None else windows.rows.fingerprint()
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir)
-        settings["data_sha256"] = digest_of(rows) if windows is None else windows.rows.fingerprint()
         archive = find_archive(folder, resume)
     if archive is not None:
         found = open_checkpoint(archive, energy)
@@ -289,7 +290,7 @@ def fit(
         plan = doctor.plan(plan, done)
     run = Run(plan, now, before, seconds, windows, devices)
     if devices.num_processes > 1:
-        of_rows = digest_of(rows) if windows is None else windows.rows.fingerprint()
+        of_rows = settings["data_sha256"]
         devices.check_same(data=of_rows, settings=settings, step_to_go_on_from=run.step)
 
     def save() -> None:

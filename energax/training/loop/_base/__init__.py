@@ -7,6 +7,7 @@ from energax.training.loop._base.run import Moment as Moment
 from energax.training.loop._base.run import Run as Run
 from energax.training.loop._base.run import Trouble as Trouble
 from energax.training.loop._base.spectral import bounded as bounded
+from energax.training.loop._base.spectral import check_matrices as check_matrices
 from energax.training.loop._base.spectral import starting as starting
 from energax.training.loop._base.spectral import within as within
 from energax.training.loop._base.step import IDLE_STEPS as IDLE_STEPS

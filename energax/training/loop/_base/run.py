@@ -97,17 +97,18 @@ class Run:
 
     @property
     def energy(self) -> AbstractEnergy:
-        state = self.state
-        theta = state.parameters[0]
         if self.plan.settles:  # the parameters may be those of a step that is only tried
+            state = self.state
             theta = self.plan.optimizer.lowest(state.optimizer, state.parameters)[0]
+        else:  # no more than these need come from the devices
+            theta = self.devices.here(self.moment.state.parameters[0])
         return eqx.combine(theta, self.plan.fixed)
 
     @property
     def averaged_energy(self) -> AbstractEnergy:
         if self.plan.decay is None:
             return self.energy
-        return eqx.combine(self.state.average, self.plan.fixed)
+        return eqx.combine(self.devices.here(self.moment.state.average), self.plan.fixed)
 
     def history(self) -> History:
         """The record of the steps behind the parameters."""
@@ -167,13 +168,15 @@ class Run:
 
         **Arguments:** `parameters`: (θ, the objective's own) to take instead.
         """
-        found = []
+        found, order, epoch = [], None, -1
         for step in steps:
             plan = self.plan_at(step)
+            if order is None or step // plan.steps_per_epoch != epoch:
+                order, epoch = plan.order(step), step // plan.steps_per_epoch
             state = dataclasses.replace(self.moment.state, step=jnp.asarray(step, jnp.int32))
             if parameters is not None:
                 state = dataclasses.replace(state, parameters=parameters)
-            _, _, table, _, _, _ = self._steps(plan, state, plan.order(state.step), step + 1)
+            _, _, table, _, _, _ = self._steps(plan, state, order, step + 1)
             found.append(table["loss"][0])
         return np.array(found)
 

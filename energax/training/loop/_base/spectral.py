@@ -32,6 +32,11 @@ def first_directions(theta: PyTree) -> tuple[Float[Array, " columns"], ...]:
     return found
 
 
+def check_matrices(energy: AbstractEnergy) -> None:
+    """**Raises:** ValueError if `energy` trains no matrix that could be bounded."""
+    first_directions(partition_trainable(energy)[0])
+
+
 def within(energy: AbstractEnergy, limit: float) -> AbstractEnergy:
     """`energy` with its matrices bounded."""
     theta, fixed = partition_trainable(energy)
