@@ -218,14 +218,15 @@ def _guess_space(rows: np.ndarray) -> str:
     return "real"
 
 
-def as_points(space: spaces.AbstractArraySpace, rows: np.ndarray) -> np.ndarray:
+def as_points(
+    space: spaces.AbstractArraySpace, rows: np.ndarray, *, name: str = "data"
+) -> np.ndarray:
     """Validated rows in the encoding of `space`; categories are given as whole numbers."""
     if isinstance(space, spaces.Categorical) and space.encoding == "onehot":
-        index = spaces.Categorical(space.sites, space.num_values).validate(
-            rows, batch=True, name="data"
-        )
-        return np.asarray(space.encode(jax.numpy.asarray(index)))
-    return space.validate(rows, batch=True, name="data")
+        numbers = spaces.Categorical(space.sites, space.num_values)
+        index = numbers.validate(rows, batch=True, name=name)
+        return np.eye(space.num_values, dtype=space.dtype)[index]
+    return space.validate(rows, batch=True, name=name)
 
 
 _DEFAULT_MODELS = {

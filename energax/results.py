@@ -129,6 +129,18 @@ class Draws(_Answer):
             return {k: merge(v) for k, v in self.x.items()}
         return merge(self.x)
 
+    def convergence(self) -> dict[str, Any]:
+        """How the worst coordinate fared, as plain JSON data."""
+        return {
+            "sampler": self.sampler,
+            "max_rhat": float(np.max(self.rhat)),
+            "rhat_limit": self.rhat_limit,
+            "min_ess_bulk": float(np.min(self.ess_bulk)),
+            "min_ess_tail": float(np.min(self.ess_tail)),
+            "acceptance": self.acceptance,
+            "num_evaluations": self.num_evaluations,
+        }
+
     def to_arviz(self) -> Any:
         """The draws as ArviZ's data tree (groups `posterior` and `sample_stats`).
 

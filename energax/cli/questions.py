@@ -51,22 +51,10 @@ def sample(
             f"smallest ESS {np.min(draws.ess_bulk):.0f}, largest R-hat {np.max(draws.rhat):.3f} "
             f"(limit {draws.rhat_limit:.3f}), acceptance {draws.acceptance:.2f}",
         ],
-        {"out": str(out), "num": num, **_diagnostics(draws)},
+        {"out": str(out), "num": num, **draws.convergence()},
         draws.reliable,
         draws.reasons,
     ).finish(as_json=as_json, strict=strict)
-
-
-def _diagnostics(draws) -> dict[str, Any]:
-    return {
-        "sampler": draws.sampler,
-        "max_rhat": float(np.max(draws.rhat)),
-        "rhat_limit": draws.rhat_limit,
-        "min_ess_bulk": float(np.min(draws.ess_bulk)),
-        "min_ess_tail": float(np.min(draws.ess_tail)),
-        "acceptance": draws.acceptance,
-        "num_evaluations": draws.num_evaluations,
-    }
 
 
 @app.command()

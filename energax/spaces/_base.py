@@ -156,7 +156,7 @@ def refuse(bad: Any, x: np.ndarray, name: str, wanted: str) -> None:
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"{name}: expected {wanted}, got {x[first]!r} at index {first} "
+            f"{name}: expected {wanted}, got {x[first]} at index {first} "
             f"({int(bad.sum())} value(s) in all); rescale the data or choose another space"
         )
 

@@ -1,6 +1,7 @@
 """What the tasks share: f of rows, and one posterior a row sampled side by side."""
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Key
 from energax.diagnostics import rhat_limit, summarise
 from energax.energies._base import AbstractEnergy, batched, check_scalar
 from energax.results import Verdict
-from energax.samplers._base import run_fixed
+from energax.samplers._base import AbstractSampler, run_fixed
 from energax.samplers.choose import default_sampler
 from energax.spaces import (
     AbstractSpace,
@@ -98,53 +99,72 @@ class Restored:
 NUM_CHAINS, NUM_KEPT = 4, 250
 
 
+class AbstractPosteriors(eqx.Module):
+    """What to draw from, one posterior a row of observations.
+
+    A pytree rather than functions, so that what was compiled for it serves the next call.
+    """
+
+    @abstractmethod
+    def posterior(self, row: Any) -> AbstractEnergy:
+        """The energy of one row, from that row's slice of the observations."""
+
+    @abstractmethod
+    def starts(self, row: Any, *, key: Key[Array, ""]) -> Point:
+        """(NUM_CHAINS, *event) starting points of one row."""
+
+    @abstractmethod
+    def finish(self, x: Point, row: Any) -> Point:
+        """What to report of draws `x` (kept, NUM_CHAINS, *event) of a row."""
+
+
+@eqx.filter_jit
+def _run_chunk(posteriors: AbstractPosteriors, sampler: AbstractSampler, rows, keys, thin: int):
+    """Draws of every row, (rows, kept, chains, *event)."""
+
+    def one_row(row, key):
+        energy = posteriors.posterior(row)
+        key_start, key_run = jax.random.split(key)
+        trace = run_fixed(
+            sampler,
+            energy,
+            posteriors.starts(row, key=key_start),
+            key=key_run,
+            num_warmup=200 * thin,
+            num_steps=NUM_KEPT * thin,
+            thin=thin,
+        )
+        return posteriors.finish(trace.x, row)
+
+    return jax.vmap(one_row)(rows, keys)
+
+
 def sample_posteriors(
-    posterior_of: Callable[[Any], AbstractEnergy],
+    posteriors: AbstractPosteriors,
     observed: Any,
-    starts: Callable[..., Point],
     space: AbstractSpace,
     *,
     key: Key[Array, ""],
-    finish: Callable[[Point, Any], Point] = lambda x, row: x,
     max_rounds: int = 3,
 ) -> Restored:
     """Draws from one posterior a row, all rows side by side.
 
     Rows whose chains have not converged are run again four times as long, up to `max_rounds` times.
 
-    **Arguments:** `posterior_of`: the energy of one row, from that row's slice of the pytree
-    `observed` (leading axis: rows). `starts(slice, key=)`: (NUM_CHAINS, *event) starting points.
-    `finish(x, slice)`: what to report of draws `x` (kept, NUM_CHAINS, *event) of a row.
+    **Arguments:** `observed`: a pytree of arrays with the rows as leading axis.
     """
     num_rows = len(jax.tree.leaves(observed)[0])
     sites = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(space.example()))
     chunk = max(1, min(num_rows, 2**24 // (NUM_CHAINS * NUM_KEPT * sites)))
     one = jax.tree.map(lambda a: a[0], observed)
-    sampler = default_sampler(posterior_of(one))
-
-    @eqx.filter_jit
-    def run_chunk(rows, keys, thin: int):
-        def one_row(row, key):
-            energy = posterior_of(row)
-            key_start, key_run = jax.random.split(key)
-            trace = run_fixed(
-                sampler,
-                energy,
-                starts(row, key=key_start),
-                key=key_run,
-                num_warmup=200 * thin,
-                num_steps=NUM_KEPT * thin,
-                thin=thin,
-            )
-            return finish(trace.x, row)
-
-        return jax.vmap(one_row)(rows, keys)
+    sampler = default_sampler(posteriors.posterior(one))
 
     def draws_of(chosen: np.ndarray, key: Key[Array, ""], thin: int) -> Point:
         """Draws of the chosen rows, (rows, kept, chains, *event), padded to one compiled size."""
         padded = jnp.asarray(np.resize(chosen, chunk))
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(padded)
-        x = run_chunk(jax.tree.map(lambda a: a[padded], observed), keys, thin)
+        rows = jax.tree.map(lambda a: a[padded], observed)
+        x = _run_chunk(posteriors, sampler, rows, keys, thin)
         return jax.tree.map(lambda a: np.asarray(a)[: len(chosen)], x)
 
     draws: Any = None

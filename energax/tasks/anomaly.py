@@ -35,6 +35,41 @@ class AnomalyScores:
     reasons: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What p-values are read from: the scores E(x) of n held-out rows, in order, (n,)."""
+
+    scores: np.ndarray
+
+    @staticmethod
+    def of(scores: np.ndarray) -> "Calibration":
+        return Calibration(np.sort(scores))
+
+    @property
+    def smallest_p(self) -> float:
+        return 1 / (len(self.scores) + 1)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """(1 + #{held-out scores ≥ score}) / (n + 1) of each of `scores`."""
+        n = len(self.scores)
+        at_least = n - np.searchsorted(self.scores, scores, side="left")
+        return (1 + at_least) / (n + 1)
+
+    def verdict(self, false_alarm_rate: float) -> Verdict:
+        """Whether p-values can be so small that rows are told apart at this rate."""
+        n, smallest = len(self.scores), self.smallest_p
+        return Verdict.of(
+            [
+                (
+                    smallest <= false_alarm_rate,
+                    f"{n} held-out rows cannot give a p-value below {smallest:.3g}: a false-alarm "
+                    f"rate of {false_alarm_rate:g} needs at least "
+                    f"{math.ceil(1 / false_alarm_rate) - 1}",
+                )
+            ]
+        )
+
+
 def anomaly_scores(
     energy: AbstractEnergy, X: Point, *, held_out: Point, false_alarm_rate: float = 0.05
 ) -> AnomalyScores:
@@ -49,30 +84,19 @@ def anomaly_scores(
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate: expected between 0 and 1, got {false_alarm_rate}")
     scores = -log_density_rows(energy, X, "X")[0]
-    calibration = np.sort(-log_density_rows(energy, held_out, "held_out")[0])
-    n = len(calibration)
-    at_least = n - np.searchsorted(calibration, scores, side="left")
-    p_values = (1 + at_least) / (n + 1)
+    calibration = Calibration.of(-log_density_rows(energy, held_out, "held_out")[0])
+    n = len(calibration.scores)
     rank = math.ceil((n + 1) * (1 - false_alarm_rate))
-    threshold = float(calibration[rank - 1]) if rank <= n else math.inf
-    smallest = 1 / (n + 1)
-    verdict = Verdict.of(
-        [
-            (
-                smallest <= false_alarm_rate,
-                f"{n} held-out rows cannot give a p-value below {smallest:.3g}: a false-alarm rate "
-                f"of {false_alarm_rate:g} needs at least {math.ceil(1 / false_alarm_rate) - 1}",
-            )
-        ]
-    )
+    threshold = float(calibration.scores[rank - 1]) if rank <= n else math.inf
+    verdict = calibration.verdict(false_alarm_rate)
     verdict.warn("the anomaly threshold")
     return AnomalyScores(
         scores=scores,
-        p_values=p_values,
+        p_values=calibration.p_values(scores),
         threshold=threshold,
         is_anomaly=scores > threshold,
         false_alarm_rate=false_alarm_rate,
-        smallest_p=smallest,
+        smallest_p=calibration.smallest_p,
         reliable=verdict.reliable,
         reasons=verdict.reasons,
     )

@@ -19,7 +19,18 @@ from energax.energies._base import (
 )
 from energax.random import as_key
 from energax.spaces import AbstractArraySpace, AbstractSpace, Binary, Point, Real, Spin
-from energax.tasks._base import NUM_CHAINS, Restored, is_single, sample_posteriors
+from energax.tasks._base import (
+    NUM_CHAINS,
+    AbstractPosteriors,
+    Restored,
+    is_single,
+    sample_posteriors,
+)
+
+
+def _as_number(value) -> Array:
+    """An array, so that noise of another size compiles nothing anew."""
+    return jnp.asarray(value, float)
 
 
 class AbstractNoise(eqx.Module):
@@ -45,7 +56,7 @@ class AbstractNoise(eqx.Module):
 class BitFlip(AbstractNoise):
     """Every site of a two-valued point is flipped with probability `rate` (0 < rate < ½)."""
 
-    rate: float = eqx.field(static=True)
+    rate: Float[Array, ""] = eqx.field(converter=_as_number)
 
     def __check_init__(self):
         if not 0 < self.rate < 0.5:
@@ -56,11 +67,11 @@ class BitFlip(AbstractNoise):
             raise TypeError(f"BitFlip acts on Binary and Spin points, got {space}")
 
     def log_likelihood(self, y, x):
-        return jnp.sum(jnp.where(x == y, np.log1p(-self.rate), np.log(self.rate)))
+        return jnp.sum(jnp.where(x == y, jnp.log1p(-self.rate), jnp.log(self.rate)))
 
     def field(self, y, space):
         """(2y − 1) log((1 − ε)/ε) on {0, 1}, half of y log((1 − ε)/ε) on ±1."""
-        log_odds = float(np.log1p(-self.rate) - np.log(self.rate))
+        log_odds = jnp.log1p(-self.rate) - jnp.log(self.rate)
         return log_odds * (2 * y - 1) if isinstance(space, Binary) else 0.5 * log_odds * y
 
     def corrupt(self, x, space, *, key):
@@ -71,7 +82,7 @@ class BitFlip(AbstractNoise):
 class GaussianNoise(AbstractNoise):
     """y = x + `sd` · z with standard normal z, on Real points."""
 
-    sd: float = eqx.field(static=True)
+    sd: Float[Array, ""] = eqx.field(converter=_as_number)
 
     def __check_init__(self):
         if not 0 < self.sd < np.inf:
@@ -122,6 +133,28 @@ def posterior(energy: AbstractEnergy, noise: AbstractNoise, y: Point) -> Abstrac
     return Posterior(energy, noise, y)
 
 
+class _Noisy(AbstractPosteriors):
+    """p(x | y) of noisy rows y."""
+
+    energy: AbstractEnergy
+    noise: AbstractNoise
+
+    def posterior(self, row):
+        return posterior(self.energy, self.noise, row)
+
+    def starts(self, row, *, key):
+        """Half of the chains at the noisy row, half at a noisier version of it."""
+        batch = jnp.broadcast_to(row, (NUM_CHAINS, *row.shape))
+        return jnp.where(
+            (jnp.arange(NUM_CHAINS) % 2 == 0).reshape(-1, *(1,) * row.ndim),
+            batch,
+            self.noise.corrupt(batch, self.energy.space, key=key),
+        )
+
+    def finish(self, x, row):
+        return x
+
+
 def denoise(energy: AbstractEnergy, Y: Point, noise: AbstractNoise, *, key) -> Denoised:
     """Cleans rows: posterior mean, standard deviation, best single value and mode of p(x | y).
 
@@ -142,18 +175,7 @@ def denoise(energy: AbstractEnergy, Y: Point, noise: AbstractNoise, *, key) -> D
     rows = space.validate(Y, name="Y")
     rows = jnp.asarray(rows[None] if is_single(space, rows) else rows)
 
-    def starts(row, *, key):
-        """Half of the chains at the noisy row, half at a noisier version of it."""
-        batch = jnp.broadcast_to(row, (NUM_CHAINS, *row.shape))
-        return jnp.where(
-            (jnp.arange(NUM_CHAINS) % 2 == 0).reshape(-1, *(1,) * row.ndim),
-            batch,
-            noise.corrupt(batch, space, key=key),
-        )
-
-    found = sample_posteriors(
-        lambda y: posterior(energy, noise, y), rows, starts, space, key=as_key(key)
-    )
+    found = sample_posteriors(_Noisy(energy, noise), rows, space, key=as_key(key))
     mode = np.asarray(_modes(energy, noise, rows, jnp.asarray(found.draws)))
     shared = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
     return Denoised(**shared, mode=mode)

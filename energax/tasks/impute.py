@@ -9,6 +9,7 @@ import numpy as np
 from energax.energies._base import (
     AbstractBipartiteEnergy,
     AbstractEnergy,
+    AbstractNormalised,
     AbstractTiltable,
     check_scalar,
 )
@@ -23,7 +24,7 @@ from energax.spaces import (
     Record,
     Spin,
 )
-from energax.tasks._base import NUM_CHAINS, Restored, sample_posteriors
+from energax.tasks._base import NUM_CHAINS, AbstractPosteriors, Restored, sample_posteriors
 
 _PIN = 100.0
 """Log-odds that hold an observed site of a tilted model: it moves with probability e⁻¹⁰⁰."""
@@ -110,39 +111,42 @@ def impute(energy: AbstractEnergy, X: Point, *, key) -> Restored:
     check_scalar(energy)
     space = energy.space
     filled, missing = _split_missing(space, X)
-    tilted = None
-    layers = energy if isinstance(energy, AbstractBipartiteEnergy) else None
-    if isinstance(energy, AbstractTiltable) and isinstance(space, (Binary, Spin)):
-        tilted = energy
-    base = default_base(space)
-
-    def posterior_of(row):
-        point, gone = row
-        if layers is not None:
-            return ClampedLayers(layers, point, gone)
-        if tilted is not None:
-            sign = 2 * point - 1 if isinstance(space, Binary) else point
-            return tilted.tilt(jnp.where(gone, 0.0, _PIN * sign))
-        return Clamped(energy, base, point, gone)
-
-    def starts(row, *, key):
-        point, gone = row
-        drawn = base.draw(NUM_CHAINS, key=key)
-        if tilted is None and layers is None:
-            return drawn
-        return jax.tree.map(jnp.where, gone, drawn, point)
-
-    def complete(draws, point, gone):
-        return jnp.where(gone, draws, point)
-
     return sample_posteriors(
-        posterior_of,
-        (filled, missing),
-        starts,
-        space,
-        key=as_key(key),
-        finish=lambda x, row: jax.tree.map(complete, x, row[0], row[1]),
+        _Gaps(energy, default_base(space)), (filled, missing), space, key=as_key(key)
     )
+
+
+class _Gaps(AbstractPosteriors):
+    """p(missing | observed) of rows (point, which entries are missing)."""
+
+    energy: AbstractEnergy
+    base: AbstractNormalised
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether observed sites are held by a strong field."""
+        has_field = isinstance(self.energy, AbstractTiltable)
+        return has_field and isinstance(self.energy.space, (Binary, Spin))
+
+    def posterior(self, row):
+        point, gone = row
+        if isinstance(self.energy, AbstractBipartiteEnergy):
+            return ClampedLayers(self.energy, point, gone)
+        if isinstance(self.energy, AbstractTiltable) and self.is_tilted:
+            sign = 2 * point - 1 if isinstance(self.energy.space, Binary) else point
+            return self.energy.tilt(jnp.where(gone, 0.0, _PIN * sign))
+        return Clamped(self.energy, self.base, point, gone)
+
+    def starts(self, row, *, key):
+        point, gone = row
+        drawn = self.base.draw(NUM_CHAINS, key=key)
+        if self.is_tilted or isinstance(self.energy, AbstractBipartiteEnergy):
+            return jax.tree.map(jnp.where, gone, drawn, point)
+        return drawn
+
+    def finish(self, x, row):
+        point, gone = row
+        return jax.tree.map(lambda draws, p, g: jnp.where(g, draws, p), x, point, gone)
 
 
 def _split_missing(space: AbstractSpace, X: Point) -> tuple[Any, Any]:

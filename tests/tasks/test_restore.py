@@ -80,6 +80,23 @@ def test_gaussian_noise_is_taken_off_as_wiener_says():
     np.testing.assert_allclose(found.sd, np.sqrt(gain) * sd * np.ones((3, 2)), rtol=0.1)
 
 
+def test_what_was_compiled_serves_other_rows_and_noise_of_another_size():
+    traced = []
+
+    def f(x):
+        traced.append(1)
+        return -0.5 * jnp.sum((x - 0.3) ** 2)
+
+    energy = energies.from_log_density(f, spaces.Real((2,)))
+    counts = []
+    for rows, sd, row in ((0.0, 0.5, [np.nan, 1.0]), (2.0, 0.9, [0.5, np.nan])):
+        tasks.denoise(energy, np.full((3, 2), rows), tasks.GaussianNoise(sd), key=random.key(0))
+        tasks.impute(energy, [row], key=random.key(1))
+        counts.append(len(traced))
+    first, both = counts
+    assert both - first <= 2 < first  # the choice of a sampler looks at f, once a call
+
+
 def test_noise_that_does_not_fit_is_refused():
     with pytest.raises(TypeError, match="BitFlip acts on"):
         energy = energies.from_log_density(lambda x: -jnp.sum(x**2), spaces.Real((2,)))
