@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from energax.tasks import compare as compare
     from energax.tasks import contact_scores as contact_scores
     from energax.tasks import denoise as denoise
+    from energax.tasks import explain as explain
     from energax.tasks import features as features
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
@@ -78,6 +79,7 @@ _ROOMS = {
         "compare",
         "contact_scores",
         "denoise",
+        "explain",
         "features",
         "impute",
         "log_ratio",

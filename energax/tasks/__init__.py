@@ -10,6 +10,8 @@ from energax.tasks.denoise import BitFlip as BitFlip
 from energax.tasks.denoise import Denoised as Denoised
 from energax.tasks.denoise import GaussianNoise as GaussianNoise
 from energax.tasks.denoise import denoise as denoise
+from energax.tasks.explain import Explanation as Explanation
+from energax.tasks.explain import explain as explain
 from energax.tasks.features import features as features
 from energax.tasks.impute import impute as impute
 from energax.tasks.likelihood import compare as compare
