@@ -38,6 +38,7 @@ from energax.energies.lattice import BoltzmannMachine as BoltzmannMachine
 from energax.energies.lattice import GeneralPotts as GeneralPotts
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
+from energax.energies.marginals import KernelMarginals as KernelMarginals
 from energax.energies.mixture import Mixture as Mixture
 from energax.energies.mixture import ModelMixture as ModelMixture
 from energax.energies.moments import Moments as Moments
@@ -51,5 +52,6 @@ from energax.energies.reference import NegativeBinomial as NegativeBinomial
 from energax.energies.reference import RecordReference as RecordReference
 from energax.energies.reference import default_base as default_base
 from energax.energies.reference import fitted_base as fitted_base
+from energax.energies.standardised import Standardised as Standardised
 from energax.energies.transform import Unconstrained as Unconstrained
 from energax.energies.tree import ChowLiuTree as ChowLiuTree

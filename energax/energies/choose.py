@@ -51,7 +51,7 @@ def fitted_mixture(
     if num // 4 >= _LEAST_ROWS:
         score, k, features = _score(parts, weights, kept), 2, _features(space, train)
         while k <= min(max_components, num // _LEAST_ROWS):
-            more, shares = _classified(fit, take, train, _k_means(features, k, rng))
+            more, shares = _classified(fit, take, train, k_means(features, k, rng))
             new = _score(more, shares, kept)
             if len(more) > 1 and new > score + _WORTH:
                 (parts, weights), score = _padded(more, shares), new
@@ -128,7 +128,7 @@ def _features(space: AbstractSpace, rows: Point) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def _k_means(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def k_means(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """The cluster of each row: the best of four starts, each spread by squared distances."""
     best, least = np.zeros(len(rows), int), np.inf
     square = (rows**2).sum(1)

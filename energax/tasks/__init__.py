@@ -2,7 +2,9 @@
 
 from energax.tasks._base import Restored as Restored
 from energax.tasks.anomaly import AnomalyScores as AnomalyScores
+from energax.tasks.anomaly import Calibration as Calibration
 from energax.tasks.anomaly import anomaly_scores as anomaly_scores
+from energax.tasks.anomaly import discoveries as discoveries
 from energax.tasks.classify import classify as classify
 from energax.tasks.contacts import contact_scores as contact_scores
 from energax.tasks.contacts import sequence_weights as sequence_weights

@@ -49,11 +49,31 @@ class Calibration:
     def smallest_p(self) -> float:
         return 1 / (len(self.scores) + 1)
 
-    def p_values(self, scores: np.ndarray) -> np.ndarray:
-        """(1 + #{held-out scores ≥ score}) / (n + 1) of each of `scores`."""
+    def p_values(self, scores: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
+        """(1 + #{held-out scores ≥ score}) / (n + 1) of each of `scores`.
+
+        With `uniform`, numbers from 0 to 1 drawn for each row, its rank among held-out rows of the
+        very same score is drawn (Vovk et al. 2005, section 2.2.4): every multiple of 1/(n + 1) is
+        then as likely as another.
+        """
         n = len(self.scores)
         at_least = n - np.searchsorted(self.scores, scores, side="left")
-        return (1 + at_least) / (n + 1)
+        if uniform is None:
+            return (1 + at_least) / (n + 1)
+        above = n - np.searchsorted(self.scores, scores, side="right")
+        ties = np.floor(uniform * (1 + at_least - above))
+        return (1 + above + ties) / (n + 1)
+
+    def drift(self, scores: np.ndarray) -> float:
+        """p-value of a batch: whether its scores come from where the held-out ones do.
+
+        The two-sample test of Kolmogorov and Smirnov (Hodges 1958). Rows may have changed in ways
+        that leave their energies as they were, which it does not see.
+        """
+        from scipy.stats import ks_2samp
+
+        _, p_value = ks_2samp(self.scores, scores)
+        return float(p_value)
 
     def verdict(self, false_alarm_rate: float) -> Verdict:
         """Whether p-values can be so small that rows are told apart at this rate."""
@@ -68,6 +88,27 @@ class Calibration:
                 )
             ]
         )
+
+
+def discoveries(p_values: np.ndarray, false_discovery_rate: float = 0.1) -> np.ndarray:
+    """Which of many rows to name, (rows,) of bool: of those named a share of at most
+    `false_discovery_rate` is normal, on average.
+
+    All p ≤ p_(k), k the largest with p_(k) ≤ k α / n (Benjamini & Hochberg 1995, eq. 1), which
+    holds for conformal p-values from common held-out rows (Bates et al. 2023, theorem 2).
+
+    **Raises:** ValueError for a rate that is not between 0 and 1, or p-values that are none.
+    """
+    p = np.asarray(p_values, np.float64)
+    if not 0 < false_discovery_rate < 1:
+        raise ValueError(
+            f"false_discovery_rate: expected between 0 and 1, got {false_discovery_rate}"
+        )
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p_values: expected (rows,) numbers from 0 to 1, got shape {p.shape}")
+    ordered = np.sort(p)
+    below = np.flatnonzero(ordered <= false_discovery_rate * np.arange(1, len(p) + 1) / len(p))
+    return p <= ordered[below[-1]] if len(below) else np.zeros(len(p), bool)
 
 
 def anomaly_scores(

@@ -3,13 +3,16 @@
 from energax.training._base import DamagedCheckpoint, Fit, Recovery, Stopping, load
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
+from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
 from energax.training.loop import check_matrices, check_optimizer, check_recovery, fit, resume
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
     "DamagedCheckpoint",
     "EarlyStopping",
+    "Experts",
     "Fit",
+    "NormalMixture",
     "Recovery",
     "Stopping",
     "TensorBoard",
@@ -17,6 +20,8 @@ __all__ = [
     "check_optimizer",
     "check_recovery",
     "fit",
+    "fit_experts",
+    "fit_mixture",
     "load",
     "pretrain",
     "resume",

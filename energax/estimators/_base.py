@@ -1,0 +1,59 @@
+"""What the estimators share: tables of numbers in, tables of the same kind out, and energies of
+many rows."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from energax.energies._base import AbstractEnergy, batched
+
+_BLOCK = 1024
+
+
+def read_table(estimator: Any, X: Any, *, reset: bool, gaps: bool = True) -> np.ndarray:
+    """Rows of numbers in float64, (rows, columns), by scikit-learn's own checks.
+
+    **Arguments:** `X`: an array, or a data frame (pandas, Polars) of numbers. `reset`: learn the
+    columns, else they must be those fitted. `gaps`: whether values may be missing (NaN).
+
+    **Raises:** ValueError for other columns than the fitted ones, infinite numbers, fewer than two
+    rows to fit, or a column to fit without any value; also for columns that hold no numbers.
+    """
+    rows = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=np.float64,
+        ensure_all_finite="allow-nan" if gaps else True,
+        ensure_min_samples=2 if reset else 1,
+    )
+    rows = np.ascontiguousarray(rows)  # a frame comes by columns: sums would differ in last bits
+    empty = np.isnan(rows).all(0)
+    if reset and empty.any():
+        raise ValueError(f"X: column {int(np.argmax(empty))} holds no value at all: leave it out")
+    return rows
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed for keys and NumPy's generators, from scikit-learn's `random_state`."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def energies_of(energy: AbstractEnergy, rows: np.ndarray) -> np.ndarray:
+    """E of rows (num, n) in float64, in blocks of one size, so that it compiles once a width."""
+    out = []
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        padded = np.concatenate([block, np.repeat(block[-1:], _BLOCK - len(block), 0)])
+        values = _energies(energy, jnp.asarray(padded, float))
+        out.append(np.asarray(values, np.float64)[: len(block)])
+    return np.concatenate(out)
+
+
+@eqx.filter_jit
+def _energies(energy: AbstractEnergy, rows):
+    return -batched(energy, rows)

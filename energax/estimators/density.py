@@ -1,0 +1,127 @@
+"""How probable is a row of a table of numbers?"""
+
+from numbers import Integral, Real
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from energax import random, samplers, tasks, training
+from energax.energies import Standardised
+from energax.energies._base import AbstractEnergy, AbstractNormalised
+from energax.estimators._base import read_table, seed_of
+from energax.objectives._base import AbstractObjective
+
+
+class EnergyDensity(DensityMixin, BaseEstimator):
+    """The density of rows of numbers, normalised, of an energy of your own or a mixture of normals.
+
+    By default a mixture of normals whose number of components is chosen on held-out rows
+    (`energax.training.fit_mixture`): log Z is exact, and rows may have missing values, which are
+    summed out. With `energy=` that energy is trained on the standardised columns by `energax.fit`,
+    and log Z is estimated, with its error and verdict, when it is first asked for.
+
+    **Arguments:** `energy`: an energax energy on `Real((columns,))`, or None. `objective`: of its
+    training; None takes the default of `energax.fit`. `num_steps`, `batch_size`, `learning_rate`:
+    of that training. `max_components`: of the mixture. `random_state`: seed; equal seeds give equal
+    results.
+
+    Fitted: `energy_`; `reliable_` and `reasons_` of the training, or of the last answer; `log_z_`
+    after `score_samples`.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "energy": [AbstractEnergy, None],
+        "objective": [AbstractObjective, None],
+        "num_steps": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_components": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        energy=None,
+        *,
+        objective=None,
+        num_steps=2000,
+        batch_size=128,
+        learning_rate=1e-3,
+        max_components=16,
+        random_state=None,
+    ):
+        self.energy = energy
+        self.objective = objective
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_components = max_components
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Fits the density to the rows of X, (rows, columns); `y` is ignored."""
+        self._validate_params()
+        rows = read_table(self, X, reset=True, gaps=self.energy is None)
+        self._seed = seed_of(self.random_state)
+        self.log_z_ = None
+        if self.energy is None:
+            self._mixture = training.fit_mixture(
+                rows, max_components=self.max_components, seed=self._seed
+            )
+            self.energy_ = self._mixture.energy()
+            self.reliable_, self.reasons_ = True, ()
+            return self
+        if self.energy.space.shape != rows.shape[1:]:
+            raise ValueError(
+                f"energy: expected one on Real(({rows.shape[1]},)), a number a column, got "
+                f"{self.energy.space}"
+            )
+        sd = rows.std(0)
+        start = Standardised(self.energy, rows.mean(0), np.where(sd > 0, sd, 1.0))
+        result = training.fit(
+            start,
+            rows,
+            self.objective,
+            key=random.key(self._seed),
+            num_steps=self.num_steps,
+            batch_size=min(self.batch_size, len(rows)),
+            learning_rate=self.learning_rate,
+        )
+        self.energy_ = result.energy
+        self.reliable_, self.reasons_ = result.reliable, result.reasons
+        return self
+
+    def score_samples(self, X):
+        """log p(x) of every row, (rows,); of a row with gaps log p of what is there."""
+        check_is_fitted(self)
+        rows = read_table(self, X, reset=False, gaps=self.energy is None)
+        if self.energy is None:
+            return self._mixture.log_prob(rows)
+        scores = tasks.score_samples(
+            self.energy_, rows, key=random.key(self._seed + 1), log_z=self.log_z_
+        )
+        self.log_z_ = scores.log_z
+        self.reliable_, self.reasons_ = scores.reliable, scores.reasons
+        return scores.log_prob
+
+    def score(self, X, y=None):
+        """Mean log-likelihood of the rows, in nats."""
+        return float(np.mean(self.score_samples(X)))
+
+    def sample(self, n_samples=1):
+        """Rows drawn from the energy, (n_samples, columns)."""
+        check_is_fitted(self)
+        key = random.key(self._seed + 2)
+        if isinstance(self.energy_, AbstractNormalised):
+            return np.asarray(self.energy_.draw(n_samples, key=key), np.float64)
+        draws = samplers.sample(self.energy_, n_samples, key=key)
+        self.reliable_, self.reasons_ = draws.reliable, draws.reasons
+        return np.asarray(draws.flat(), np.float64)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.energy is None
+        return tags
