@@ -93,7 +93,7 @@ def test_kernels_are_matrices_and_frozen_parts_are_left_alone():
         (jnp.ones((1, 16)), jnp.ones((3, 1, 1))),
     )
     start = from_log_density(net, Binary((4, 4)))
-    np.testing.assert_array_equal(within(start, 0.5).function.first.bias, 1.0)  # no matrix
+    np.testing.assert_array_equal(within(start, 0.5)[0].function.first.bias, 1.0)  # no matrix
     found = training.fit(start, rows, PersistentCD(1), **options).energy.function
     assert 0.45 < largest(np.asarray(found.first.weight).reshape(3, -1)) <= 0.5 * 1.01
     assert 0.45 < largest(found.last.weight) <= 0.5 * 1.01

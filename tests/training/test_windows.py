@@ -10,7 +10,7 @@ from energax import io, random, training
 from energax.energies import BernoulliRBM, MultivariateNormal
 from energax.objectives import PersistentCD, ScoreMatching
 from energax.spaces import Binary, Real
-from energax.training.loop.windows import Windows
+from energax.training.loop.preparing.windows import Windows
 
 KEY = random.key(6)
 

@@ -1,13 +1,53 @@
-"""What a training that ran to its end is asked before it is trusted."""
+"""Judging: what a training that ended is asked before it is trusted, and the `Fit` it leaves."""
 
 import numpy as np
 from jaxtyping import PyTree
 
 from energax.results import Verdict
-from energax.training._base import History
-from energax.training.loop._base import LEAST_ACCEPTANCE, Run
+from energax.training._base import Fit, History
+from energax.training.loop._base import LEAST_ACCEPTANCE, Ended, Prepared, Run, joined
 
 _STEPS_BESIDE = 16  # of the last, in which the loss is compared with that of the start
+
+
+def judge(prepared: Prepared, ended: Ended) -> Fit:
+    """What the run came to, with a warning where that is not to be trusted."""
+    run, watcher = prepared.run, prepared.watcher
+    history, recoveries = joined(run.moment.record), run.moment.recoveries
+    trained, steps, stopping = run.averaged_energy, run.step, None
+    reasons = _reasons(prepared, ended, history)
+    if watcher is not None:
+        stopping, doubts = watcher.finish(trained, run.step)
+        reasons += doubts
+        if stopping.best_step is not None:
+            trained, steps = watcher.best_energy(trained), stopping.best_step
+    verdict = Verdict(reasons)
+    verdict.warn("the training")
+    return Fit(
+        energy=trained,
+        history=history,
+        reliable=verdict.reliable,
+        reasons=verdict.reasons,
+        objective=prepared.doctor.objective(recoveries),
+        num_steps=steps,
+        seconds=run.seconds,
+        time_limited=ended.time_limited and run.step < prepared.num_steps,
+        early_stopping=stopping,
+        recoveries=recoveries,
+    )
+
+
+def _reasons(prepared: Prepared, ended: Ended, history: History) -> tuple[str, ...]:
+    run, plan = prepared.run, prepared.run.plan
+    if ended.reason:
+        return (ended.reason,)
+    reasons = review(history, plan.fixed.space.num_sites)
+    if not (run.settled or run.step >= prepared.num_steps):
+        return reasons
+    reasons = reasons or of_loss(run, prepared.first)
+    if plan.settles:
+        reasons += plan.optimizer.doubts(run.state.optimizer, prepared.num_steps)
+    return reasons
 
 
 def of_loss(run: Run, first: PyTree) -> tuple[str, ...]:

@@ -1,6 +1,10 @@
-"""A training step and what goes on around it: chunks of steps, devices, the record of a run."""
+"""A training step and what goes on around it: chunks of steps, devices, the record of a run, and
+what preparing, running and judging hand on."""
 
 from energax.training.loop._base.devices import Devices as Devices
+from energax.training.loop._base.prepared import Checkpoints as Checkpoints
+from energax.training.loop._base.prepared import Ended as Ended
+from energax.training.loop._base.prepared import Prepared as Prepared
 from energax.training.loop._base.record import joined as joined
 from energax.training.loop._base.record import records_of as records_of
 from energax.training.loop._base.run import Moment as Moment
@@ -8,7 +12,6 @@ from energax.training.loop._base.run import Run as Run
 from energax.training.loop._base.run import Trouble as Trouble
 from energax.training.loop._base.spectral import bounded as bounded
 from energax.training.loop._base.spectral import check_matrices as check_matrices
-from energax.training.loop._base.spectral import starting as starting
 from energax.training.loop._base.spectral import within as within
 from energax.training.loop._base.step import IDLE_STEPS as IDLE_STEPS
 from energax.training.loop._base.step import LEAST_ACCEPTANCE as LEAST_ACCEPTANCE

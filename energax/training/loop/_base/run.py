@@ -87,6 +87,11 @@ class Run:
         return f"of window {step // self._windows.steps} of the file"
 
     @property
+    def steps_a_window(self) -> int | None:
+        """Steps with one window of the rows, None where they are all in memory."""
+        return None if self._windows is None else self._windows.steps
+
+    @property
     def settled(self) -> bool:
         return self.moment.settled
 

@@ -37,15 +37,15 @@ def check_matrices(energy: AbstractEnergy) -> None:
     first_directions(partition_trainable(energy)[0])
 
 
-def within(energy: AbstractEnergy, limit: float) -> AbstractEnergy:
-    """`energy` with its matrices bounded."""
+def within(energy: AbstractEnergy, limit: float) -> tuple[AbstractEnergy, tuple[Array, ...]]:
+    """(`energy` with its matrices bounded, the directions that `bounded` goes on from)."""
     theta, fixed = partition_trainable(energy)
-    return eqx.combine(starting(theta, jnp.asarray(limit, float))[0], fixed)
+    theta, directions = _starting(theta, jnp.asarray(limit, float))
+    return eqx.combine(theta, fixed), directions
 
 
 @eqx.filter_jit
-def starting(theta: PyTree, limit: Array) -> tuple[PyTree, tuple[Array, ...]]:
-    """`bounded` with many iterations, from no direction known."""
+def _starting(theta: PyTree, limit: Array) -> tuple[PyTree, tuple[Array, ...]]:
     return _bounded(theta, first_directions(theta), limit, _AT_START)
 
 

@@ -143,6 +143,16 @@ def check_for_moments(objective: AbstractObjective, validation: Any, early_stopp
         )
 
 
+def check_matched(**given: Any) -> None:
+    """Raises ValueError for what a family that is fitted at once by its moments has no use for."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: this family is fitted at once by its moments, there is no training to "
+                "bound, to stop or to keep; leave it out, or pass an objective="
+            )
+
+
 def check_for_windows(optimizer: Any, holds_out: bool) -> None:
     if isinstance(optimizer, str):
         raise ValueError(
@@ -172,6 +182,16 @@ def digest_of(rows: Point) -> str:
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def check_checkpoints(
+    checkpoint_dir: Any, checkpoint_every: int | None, keep: int, resume: bool
+) -> None:
+    if checkpoint_every is not None:
+        whole("checkpoint_every", checkpoint_every)
+    whole("keep", keep)
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
 
 
 def find_archive(folder: Path, resume: bool) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from energax.energies._base import AbstractEnergy, partition_trainable
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
-from energax.training.loop._base import Plan, TrainState, as_strong, starting
+from energax.training.loop._base import Plan, TrainState, as_strong
 
 
 def first_state(
@@ -23,14 +23,15 @@ def first_state(
     optimizer: Any,
     settles: bool,
     settings: dict[str, Any],
+    directions: tuple[Array, ...] | None,
 ) -> tuple[Plan, TrainState]:
     """The plan and the first state, of plain (not weakly typed) arrays.
 
     **Arguments:** `starts`: what chains start at; None takes the rows. `settles`: whether
     `optimizer` ends the training by an update of 0. `settings`: numbers by their names in `fit`.
+    `directions`: what `within` found, of an energy whose matrices are bounded.
 
-    **Raises:** ValueError if `energy` has nothing to train, or parameters that are not finite, or
-    no matrix where those are to be bounded.
+    **Raises:** ValueError if `energy` has nothing to train, or parameters that are not finite.
     """
     theta, fixed = partition_trainable(as_strong(energy))
     if settings["temperature"] is not None:  # it is given, not learned
@@ -48,9 +49,6 @@ def first_state(
         )
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
         raise ValueError("this energy's parameters are not all finite: start from finite ones")
-    limit, directions = settings["spectral_norm"], None
-    if limit is not None:
-        _, directions = starting(theta, jnp.asarray(limit, float))
     data = jax.tree.map(jnp.asarray, rows)
     key_order, key_steps, key_init = jax.random.split(key, 3)
     first = data if starts is None else starts

@@ -1,0 +1,93 @@
+"""Running: chunks of steps to the end, and between them looks, checkpoints and the way back."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from energax.samplers.driver.progress import Progress
+from energax.training.loop._base import Ended, Prepared, Trouble
+
+_CHECKPOINT_SECONDS = 30.0
+
+
+def drive(
+    prepared: Prepared,
+    *,
+    checkpoint_every: int | None,
+    max_seconds: float | None,
+    callback: Callable[[int, dict[str, float]], Any] | None,
+    progress: bool,
+) -> Ended:
+    """Trains until the steps are made, or nothing gets better, or the time is up, or trouble stays.
+
+    **Raises:** KeyboardInterrupt after a last checkpoint, on Ctrl-C.
+    """
+    run, save, num_steps = prepared.run, prepared.checkpoints.save, prepared.num_steps
+    every = _every(prepared)
+    began = run.seconds
+    reason, time_limited = None, False
+    try:
+        with Progress("training", progress) as bar:
+            while _look(prepared) and run.step < num_steps and not (time_limited or run.settled):
+                until = run.next_stop(num_steps, checkpoint_every, *every)
+                try:
+                    last = run.advance(until)
+                except Trouble as trouble:
+                    _go_back(prepared, trouble)
+                    reason = prepared.doctor.treat(run, trouble)
+                    save()
+                    if reason is not None:
+                        break
+                    continue
+                _look(prepared)
+                due = run.saved_at + _CHECKPOINT_SECONDS < time.monotonic()
+                if run.step % checkpoint_every == 0 if checkpoint_every else due:
+                    save()
+                bar.update(1.0 if run.settled else run.step / num_steps, _shown(last))
+                if callback is not None:
+                    callback(run.step, last)
+                if max_seconds is not None:
+                    time_limited = bool(run.devices.agreed(run.seconds - began >= max_seconds))
+    except KeyboardInterrupt:
+        save()
+        raise
+    save()
+    return Ended(reason, time_limited)
+
+
+def _every(prepared: Prepared) -> list[int]:
+    """Chunks of steps end at multiples of these."""
+    every = [each.every for each in (prepared.watch, prepared.watcher) if each is not None]
+    window = prepared.run.steps_a_window
+    return every if window is None else [*every, window]
+
+
+def _look(prepared: Prepared) -> bool:
+    """Notes what is seen of held-out rows where it is time to; whether training may go on."""
+    run, watch, watcher = prepared.run, prepared.watch, prepared.watcher
+    if watch is not None and watch.is_due(run.step, run.last_noted("validation_step")):
+        run.note(watch.look(run.energy, run.step))
+    if watcher is None:
+        return True
+    if not watcher.stopped and watcher.is_due(run.step):
+        began = time.monotonic()
+        run.note(watcher.look(run.averaged_energy, run.step))
+        watcher.let_go(run.earlier[0].step)
+        run.seconds += time.monotonic() - began
+    return not run.devices.agreed(watcher.stopped)
+
+
+def _go_back(prepared: Prepared, trouble: Trouble) -> None:
+    """To where training was 10 to 19 steps before, by the same steps and looks again."""
+    run, every = prepared.run, _every(prepared)
+    target = run.go_back(trouble)
+    if prepared.watcher is not None:
+        prepared.watcher.go_back(run.step)
+    while run.step < target:
+        run.advance(run.next_stop(target, *every))
+        _look(prepared)
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    names = [name for name in ("loss", "gap", "acceptance") if name in metrics]
+    return " ".join(f"{name} {metrics[name]:.4g}" for name in names)
