@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks._lines import append
+
 WIDEST = 0.25  # nats; a reliable answer has no larger standard error
 ROUNDING = 3e-7  # of |log Z|: two or three units in the last place of float32
 DEFAULT, ESTIMATE = "default", "estimate"
@@ -132,8 +134,6 @@ def measure(
     runs = [r for r in runs if r.mode in modes or not r.exact]
     done = {(r.target, r.mode, r.seed) for r in runs}
     done |= {(r.target, mode, r.seed) for r in runs if not r.exact for mode in modes}
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
 
     def one(name: str) -> None:
         todo = [(m, s) for m in modes for s in seeds if (name, m, s) not in done]
@@ -145,8 +145,7 @@ def measure(
             with lock:
                 runs.append(each)
                 if file is not None:
-                    with file.open("a") as out:
-                        out.write(json.dumps(dataclasses.asdict(each)) + "\n")
+                    append(file, each)
         tell(found)
 
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)

@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks._faults.ground import NAMED, RECOVERED, WRONG, Done, Ground, Verdict, Wrong, version
 from benchmarks._faults.kinds import KINDS, SHOWN
+from benchmarks._lines import append
 from benchmarks._timing import Options, Report, as_json, machine, save, say
 
 RUNS = 100
@@ -81,9 +82,7 @@ def measure(
                 each = one(ground, number, seed, kind)
                 say(str(each))
                 if file is not None:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    with file.open("a") as out:
-                        out.write(json.dumps(dataclasses.asdict(each)) + "\n")
+                    append(file, each)
             runs.append(each)
     return runs
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 benchmarks = pytest.importorskip("benchmarks", reason="not part of what is released")
-from benchmarks import _pages, objectives_table  # noqa: E402
+from benchmarks import _gauntlet_runs, _pages, objectives_table  # noqa: E402
+from benchmarks._lines import append  # noqa: E402
 from benchmarks._objectives.page import NOT_THE_ROWS, TITLES  # noqa: E402
 from benchmarks._objectives.page import table as objectives_in  # noqa: E402
 from benchmarks._objectives.runs import Run, read  # noqa: E402
@@ -62,6 +63,31 @@ def test_the_table_of_faults_is_read_from_the_notes():
     kind = "kill -9: 20 runs, 19 recovered, 0 ended with the cause named, 1 wrong"
     document = {"notes": [kind, "  7 WRONG     kill, twice: it hung"]}
     assert _pages._faults(document, "fault")[2:] == ["| kill -9 | 20 | 19 | 0 | 1 |"]
+
+
+# ---- files of runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 40, 0])
+def test_what_follows_a_line_cut_short_is_not_lost_with_it(tmp_path, cut):
+    """Of a run of the gauntlet that was killed while it wrote: the next one ends the line first."""
+    first, second, third = (
+        _gauntlet_runs.Run("a", "normal", 1, True, "default", seed, 0.5, value=0.5)
+        for seed in range(3)
+    )
+    file = tmp_path / "runs" / "gauntlet.jsonl"
+    append(file, first)
+    append(file, second)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) - cut])
+    append(file, third)
+    # A line that lacks nothing but its end is whole.
+    due = [first, third] if cut == 40 else [first, second, third]
+    found = _gauntlet_runs.read(file)
+    assert [(r.seed, r.value, r.reliable) for r in found] == [(r.seed, 0.5, False) for r in due]
+    file.write_bytes(b"")
+    append(file, first)
+    assert file.read_bytes() == whole.splitlines(keepends=True)[0]
 
 
 # ---- the table of objectives -----------------------------------------------------------------

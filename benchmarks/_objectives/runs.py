@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks._lines import append
 from benchmarks._timing import clock, say
 
 BATCH = 200
@@ -74,7 +75,8 @@ def measure(
         runs += [kept[key(run)] for run in wanted if key(run) in kept]
         for run in _trained(data, row, [run for run in wanted if key(run) not in kept]):
             runs.append(run)
-            _keep(run, file)
+            if file is not None:
+                append(file, run)
             say(_told(run))
     return {"runs": [dataclasses.asdict(run) for run in runs], "references": data.references}
 
@@ -105,16 +107,6 @@ def version() -> str:
     for path in sorted(Path(energax.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _keep(run: Run, file: str | None) -> None:
-    if file is None:
-        return
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with Path(file).open("a+b") as out:
-        cut_short = out.tell() > 0 and Path(file).read_bytes()[-1:] != b"\n"
-        line = json.dumps(dataclasses.asdict(run)) + "\n"
-        out.write((("\n" if cut_short else "") + line).encode())
 
 
 def _trained(data, row, todo: list[Run]) -> Iterable[Run]:
