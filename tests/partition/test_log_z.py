@@ -9,6 +9,7 @@ from jax.scipy.special import gammaln
 
 import energax as ex
 from energax.partition.estimated import forward_log_weights
+from energax.partition.quadrature._base import Cubature, integrate
 from energax.results import UnreliableResult
 from tests.exact import enumerated
 
@@ -184,3 +185,43 @@ def test_quadrature_sums_a_switch_where_f_is_huge():
     truth = -np.log(0.7) + np.log(2 * np.pi * 0.64)
     assert z.reliable and z.method == "quadrature"
     assert abs(z.value - truth) < 1e-4 + 4 * z.std_err and z.std_err < 0.01
+
+
+def test_a_model_that_blew_up_gets_an_answer_that_says_so():
+    """f that is +∞ where no scan looked, and f of 10²⁵, of which neighbouring numbers differ by
+    10⁹: shares of random points were NaN, and their numbers below 0."""
+    space = ex.Real((2,))
+    middle = jnp.asarray([0.31, -0.77])
+    hole = lambda x: jnp.where(jnp.sum((x - middle) ** 2) < 3e-5, jnp.inf, -jnp.sum(x**2) / 2)
+
+    def steep(x):
+        bell = -jnp.sum(x**2) / 2
+        return 1e25 * jnp.sin(3 * x[0] + x[1]) * jnp.exp(bell) + bell
+
+    for f, told, value in (
+        (hole, "is +inf around x = [0.3", np.inf),
+        (steep, "steeper there", -np.inf),
+    ):
+        with pytest.warns(UnreliableResult):
+            z = ex.log_z(of(f, space), key=KEY)
+        assert not z.reliable and z.method == "quadrature" and z.value == value
+        assert told in z.reasons[-1] and not np.isfinite(z.std_err)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_cells_without_any_density_integrate_to_nothing_known(dim):
+    for nowhere in (-np.inf, np.nan, -1e30):
+        cubature = Cubature(
+            lambda t, f=nowhere: np.full(len(t), f),
+            np.random.default_rng(0),
+            lambda: False,
+            tolerance=1e-6,
+            max_cells=100,
+        )
+        found = integrate(cubature, np.zeros((1, dim)), np.ones((1, dim)), 0.0)
+        assert found.log_value == -np.inf and found.error == np.inf
+    everywhere = Cubature(
+        lambda t: np.full(len(t), np.inf), np.random.default_rng(0), lambda: False,
+        tolerance=1e-6, max_cells=100,
+    )  # fmt: skip
+    assert integrate(everywhere, np.zeros((1, dim)), np.ones((1, dim)), 0.0).log_value == np.inf

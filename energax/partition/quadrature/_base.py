@@ -366,6 +366,8 @@ class Cubature:
     def total(self, cells: _Cells) -> Integral:
         """Sums the cells; rough and unfinished ones by stratified random points."""
         rough, whole = cells.rough.copy(), np.abs(cells.value).sum()
+        if not whole > 0:  # nothing to share points out by
+            return Integral(-np.inf, np.inf, self.nan_at, not self.stop())
         if cells.error[~rough].sum() > 2 * self.tolerance * whole:
             rough |= cells.error * len(cells) > self.tolerance * whole
         some = cells.take(~rough)
@@ -414,17 +416,22 @@ def _holder(cells: _Cells, t: np.ndarray, low: np.ndarray) -> np.ndarray:
 
 
 class _Higher(Exception):
-    """A density far above all that was known."""
+    """A density far above all that was known, +∞ perhaps."""
 
     def __init__(self, peak: float):
         self.peak = peak
 
 
 def integrate(cubature: Cubature, centre, half, shift: float) -> Integral:
-    """`cubature.run`, begun again where a far higher density turns up on the way."""
+    """`cubature.run`, begun again where a far higher density turns up on the way.
+
+    The integral is ∞ where the density is, and −∞ (its log) with an error of ∞ where none is seen.
+    """
     for _ in range(8):
         try:
             return cubature.run(centre, half, shift)
         except _Higher as found:
             shift = found.peak
+            if shift == np.inf:
+                return Integral(np.inf, np.inf, None, False)
     return Integral(-np.inf, np.inf, None, False)

@@ -477,8 +477,7 @@ class _Search:
     def run(self, precision: float) -> LogZ:
         modes = self.locate()
         if self.infinite_at is not None:
-            where = _show(self.infinite_at)
-            return self.finish(np.inf, np.inf, [f"f is +inf around x = {where}: Z is infinite"])
+            return self.is_infinite()
         if modes is None:
             reason = "no point of finite density was found on any scale that was looked at"
             return self.finish(-np.inf, np.inf, [reason])
@@ -496,13 +495,25 @@ class _Search:
             max_cells={1: 2**15, 2: 2**14, 3: 2**15}[self.dim],
         )
         found = integrate(cubature, *self.cells(modes), float(modes.top.max()))
+        if found.log_value == np.inf:
+            return self.is_infinite()
+        is_nan = []
+        if found.nan_at is not None:
+            x, _ = self.map(found.nan_at[None])
+            is_nan = [f"f is NaN at x = {_show(x[0])}, beside points that hold mass"]
+        if found.log_value == -np.inf:
+            x, _ = self.map(modes.t[np.argmax(modes.top)][None])
+            reason = (
+                f"the cells saw no density beside its largest, exp({modes.top.max():.3g}) near "
+                f"x = {_show(x[0])}: f is steeper there than its numbers can tell apart, or rises "
+                "ever higher"
+            )
+            return self.finish(-np.inf, np.inf, [*is_nan, reason])
         beyond, reasons, infinite = self.tails(shells, found.log_value)
         reasons += self.poles(modes)
         if self.infinite_at is not None:
             reasons.append(f"f is +inf around x = {_show(self.infinite_at)}")
-        if found.nan_at is not None:
-            x, _ = self.map(found.nan_at[None])
-            reasons.append(f"f is NaN at x = {_show(x[0])}, beside points that hold mass")
+        reasons += is_nan
         std_err = found.error + beyond + self.evaluate.eps * (4 + np.abs(modes.top).max())
         limit = min(precision, 0.05)
         if not std_err <= limit:
@@ -510,6 +521,11 @@ class _Search:
             reasons.append(f"{why}: error {std_err:.2g} nat, over {limit:g}")
         limited = self.clock.out_of_time and not found.finished
         return self.finish(found.log_value, std_err, reasons, limited)
+
+    def is_infinite(self) -> LogZ:
+        assert self.infinite_at is not None
+        where = _show(self.infinite_at)
+        return self.finish(np.inf, np.inf, [f"f is +inf around x = {where}: Z is infinite"])
 
     def finish(self, value, std_err, reasons, limited=False) -> LogZ:
         return answer(
