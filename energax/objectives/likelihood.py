@@ -26,6 +26,7 @@ class MaximumLikelihood(AbstractObjective):
 
     log Z comes from the energy where it is normalised, from the sum over the smaller layer of an
     RBM, else from a sum over all states. A step costs that many energies and a gradient of each.
+    It has no samples: an `EnergyPenalty` beside it is of the data's energies alone.
 
     **Arguments:** `max_states`: the most states to sum at a step.
     """

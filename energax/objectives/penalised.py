@@ -118,10 +118,12 @@ class EnergyPenalty(AbstractAddition):
     is far from 0 by convention is pulled there by parameters that mean something else: leave it
     out, or give f a number to add.
 
-    The energies are those that `objective` reports. Where it tells the spread of those of its
-    samples (`energy_samples_sd`: CD, PCD, replay, recovery, and what adds to these) both halves
-    count; else there are no samples or only their mean, and the penalty is on the data alone (at
-    noisy rows where the objective has no others). It costs nothing beside `objective`.
+    The energies are those that `objective` reports. Where it runs chains (CD, PCD, tempered, with
+    hidden parts or layers, replay, recovery, and what adds to these) both halves count, E(data) of
+    a row with hidden parts being that with them drawn, or in the mean over its layers. Else there
+    are no samples and the penalty is on the data alone (at noisy rows where the objective has no
+    others): also with `MaximumLikelihood` and `ConditionalLikelihood`, which sum the other half
+    exactly and report its mean alone. It costs nothing beside `objective`.
 
     **Arguments:** `objective`: what to add to. `strength`: from 0, per nat.
 

@@ -8,12 +8,14 @@ import pytest
 from scipy.optimize import fsolve
 
 from energax import random, training
-from energax.energies import MLP, BernoulliRBM, from_log_density
+from energax.energies import MLP, BernoulliRBM, DeepBoltzmannMachine, from_log_density
 from energax.energies._base import partition_trainable
 from energax.objectives import (
     ContrastiveDivergence,
     EnergyPenalty,
+    LatentPCD,
     MaximumLikelihood,
+    MeanFieldPCD,
     PersistentCD,
     PseudoLikelihood,
     ReplayCD,
@@ -21,7 +23,7 @@ from energax.objectives import (
 )
 from energax.objectives._base import AbstractObjective
 from energax.objectives.chains._base import two_phases
-from energax.spaces import Ordinal, Real
+from energax.spaces import Binary, Ordinal, Real, Record, Spin
 from tests.objectives.recovery import banana, banana_draws
 
 KEY = random.key(23)
@@ -98,6 +100,62 @@ def test_chains_give_both_halves(inner):
 
 
 SIDES = "data", "samples"
+
+
+def deep():
+    draw = lambda *shape: RNG.normal(0.2, 0.7, shape)
+    return DeepBoltzmannMachine([draw(4, 3), draw(3, 2)], [draw(4), draw(3), draw(2)])
+
+
+def seen_and_hidden():
+    def f(p, x):
+        return x["x"] @ p["w"] @ x["z"] + p["b"] @ x["x"]
+
+    space = Record(x=Spin((4,)), z=Binary((2,)))
+    params = {"w": jnp.asarray(RNG.normal(0, 0.9, (4, 2))), "b": jnp.asarray(RNG.normal(0, 0.4, 4))}
+    return from_log_density(f, space, params=params)
+
+
+@pytest.mark.parametrize("kind", ["layers", "parts"])
+def test_chains_with_hidden_units_give_both_halves(kind):
+    """The gradient that is added is that of s mean E² at the data, and at the chains' points."""
+    bits = (RNG.random((6, 4)) < 0.5).astype(float)
+    with jax.enable_x64(True):
+        if kind == "layers":
+            energy, data = deep(), jnp.asarray(bits)
+            inner = MeanFieldPCD(num_steps=2, num_chains=8)
+        else:
+            energy, data = seen_and_hidden(), {"x": jnp.asarray(2 * bits - 1)}
+            inner = LatentPCD("z", num_steps=2, num_chains=8, num_hidden_steps=3)
+        objective, strength = EnergyPenalty(inner, 0.3), 0.3
+        params, carry = objective.init(energy, data, key=KEY)
+
+        def told(energy):
+            return inner(energy, params, data, carry, key=KEY)
+
+        x = told(energy)[1].state.x
+
+        def samples_half(energy):
+            return strength * jnp.mean(jax.vmap(energy)(x) ** 2)
+
+        def data_half(energy):
+            metrics = told(energy)[2]
+            return strength * (metrics["energy_data"] ** 2 + metrics["energy_data_sd"] ** 2)
+
+        def added(energy):
+            both = objective(energy, params, data, carry, key=KEY)[0]
+            return both - told(energy)[0]
+
+        wanted = float(samples_half(energy) + data_half(energy))
+        assert float(added(energy)) == pytest.approx(wanted, rel=1e-6)
+        halves = gradients(samples_half, energy), gradients(data_half, energy)
+        for found, *parts in zip(gradients(added, energy), *halves, strict=True):
+            np.testing.assert_allclose(found, sum(parts), rtol=1e-6, atol=1e-9)
+        assert all(any((np.abs(g) > 1e-3).any() for g in half) for half in halves)
+        if kind == "layers":
+            layers = jax.lax.stop_gradient(energy.mean_field(data, inner.num_updates))
+            square = jnp.mean(energy.expected_energy(layers) ** 2)
+            assert float(data_half(energy)) == pytest.approx(strength * float(square), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ from energax.energies._base import (
     without_gradient,
 )
 from energax.energies.reference import default_base, fitted_base
-from energax.objectives._base import AbstractObjective, check_whole, energies_of_data
+from energax.objectives._base import (
+    AbstractObjective,
+    check_whole,
+    energies_of,
+    energies_of_data,
+)
 from energax.objectives.chains._base import advance, begin, sampler_of, some_rows, two_phases
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
@@ -253,15 +258,14 @@ class MeanFieldPCD(AbstractObjective):
         )
         energy = _as_deep(energy)
         layers = jax.lax.stop_gradient(energy.mean_field(batch, self.num_updates))
-        energies = energy.expected_energy(layers)
-        sampled = -jnp.mean(batched(energy, state.x))
         metrics = {
-            **energies_of_data(energies),
-            "energy_samples": sampled,
+            **energies_of_data(energy.expected_energy(layers)),
+            **energies_of("samples", -batched(energy, state.x)),
             "bound": jnp.mean(energy.bound(layers)),
             "acceptance": acceptance,
         }
-        return metrics["energy_data"] - sampled, Chains(state, tuning), metrics
+        loss = metrics["energy_data"] - metrics["energy_samples"]
+        return loss, Chains(state, tuning), metrics
 
     def evaluations_per_step(self, energy, batch_size):
         each = default_sampler(energy).evaluations_per_step(energy)

@@ -4,11 +4,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
 from energax.energies._base import AbstractEnergy, batched, without_gradient
 from energax.energies.reference import default_base
-from energax.objectives._base import AbstractObjective, check_whole, energies_of_data
+from energax.objectives._base import (
+    AbstractObjective,
+    check_whole,
+    energies_of,
+    energies_of_data,
+)
 from energax.objectives.chains._base import Held, advance, begin, sampler_of, some_rows
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
@@ -92,14 +96,12 @@ class LatentPCD(AbstractObjective):
         rows, hidden_tuning, _ = advance(
             own, energy, rows, carry.hidden_tuning, self.num_hidden_steps, keys[3]
         )
-        energies = -batched(energy, rows.x)
-        sampled = -jnp.mean(batched(energy, state.x))
         metrics = {
-            **energies_of_data(energies),
-            "energy_samples": sampled,
+            **energies_of_data(-batched(energy, rows.x)),
+            **energies_of("samples", -batched(energy, state.x)),
             "acceptance": acceptance,
         }
-        loss = metrics["energy_data"] - sampled
+        loss = metrics["energy_data"] - metrics["energy_samples"]
         return loss, LatentChains(state, tuning, hidden_tuning), metrics
 
     def _completed(self, energy: AbstractEnergy, rows: Point, key) -> Point:
