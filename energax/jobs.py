@@ -15,6 +15,7 @@ import numpy as np
 
 from energax import energies, io, objectives, random, spaces, training
 from energax.energies.exponential_family import AbstractExponentialFamily
+from energax.training._base import CHECKPOINTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Settings:
     energy_penalty: float = 0.0
     spectral_norm: float | None = None
     temperature: float | None = None
+    keep_checkpoints: int = 3
+    keep_best: int | None = None
 
     @property
     def fit_optimizer(self) -> str | None:
@@ -68,13 +71,17 @@ class Job:
         progress: bool,
         callback: Callable[[int, dict[str, float]], Any] | None,
         leads: bool = True,
+        which: str = "last",
     ) -> training.Fit:
         """Trains, or goes on from the newest good checkpoint in `out`; saves the result there.
 
-        **Arguments:** `leads`: of several processes that train, the first saves.
+        **Arguments:** `leads`: of several processes that train, the first saves. `which`: "best"
+        goes on from the checkpoint of the highest score, and gives up all later ones.
         """
         settings = self.settings
         optimizer = settings.fit_optimizer
+        if leads:
+            io.remove_leftovers(out)
         result = training.fit(
             self.energy,
             self.train_rows,
@@ -88,10 +95,12 @@ class Job:
             spectral_norm=settings.spectral_norm,
             temperature=settings.temperature,
             recover=settings.recover,
-            checkpoint_dir=out / "checkpoints",
+            checkpoint_dir=out / CHECKPOINTS,
             checkpoint_every=settings.checkpoint_every,
+            keep=settings.keep_checkpoints,
+            keep_best=settings.keep_best,
             early_stopping=settings.early_stopping,
-            resume=True,
+            resume=True if which == "last" else which,
             progress=progress,
             callback=callback,
         )
@@ -111,6 +120,11 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
     training.check_recovery(
         settings.recover, settings.clip, settings.fit_optimizer, settings.spectral_norm
     )
+    if settings.keep_best is not None and settings.early_stopping is None:
+        raise ValueError(
+            "--keep-best keeps those of the highest held-out log-likelihood, which "
+            "--early-stopping SHARE looks at: give both"
+        )
     train_rows, test_rows = split(rows, settings)
     key = jax.random.fold_in(random.key(settings.seed), 1)
     energy = build_model(

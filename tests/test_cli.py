@@ -478,3 +478,32 @@ def test_a_training_can_be_watched(tmp_path):
     assert "step 40, training has ended" in page and "http-equiv" not in page
     (events,) = (out / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents")
+
+
+def test_the_best_checkpoints_are_kept_and_gone_on_from(tmp_path, capsys):
+    from energax import training
+
+    np.save(tmp_path / "rows.npy", binary_rows(120))
+    fit = ["fit", tmp_path / "rows.npy", "--hidden", "6", "--num-steps", "100", "--out"]
+    fit += [tmp_path / "run", "--objective", "pcd:1", "--checkpoint-every", "20"]
+    best = ["--keep-checkpoints", "1", "--keep-best", "2"]
+    status, out, err = run(*fit, *best, capsys=capsys)
+    assert status == 2 and "--early-stopping" in err and not (tmp_path / "run").exists()
+    status, out, _ = run(*fit, *best, "--early-stopping", "0.2", "--json", capsys=capsys)
+    answer = json.loads(out)
+    assert status == 0 and len(answer["best"]) == 2
+    assert answer["best"][0]["step"] == answer["early_stopping"]["best_step"]
+    folder = tmp_path / "run" / "checkpoints"
+    assert len(list(folder.glob("step-*.json"))) == 1
+    assert {int(path.stem[5:]) for path in (folder / "best").glob("*.json")} == {
+        each["step"] for each in answer["best"]
+    }
+    kept = training.load(tmp_path / "run", which="best")
+    assert kept.num_steps == answer["best"][0]["step"]
+    left = tmp_path / "run" / ".fit.json.99999999-0123abcd.tmp"  # no process has this number
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    status, out, _ = run("resume", tmp_path / "run", "--best", capsys=capsys)
+    told = f"best checkpoints, by held-out log-likelihood: step {kept.num_steps} ("
+    assert status == 0 and told in out
+    assert not left.exists()

@@ -118,6 +118,17 @@ def fit(
         float, typer.Option("--test-fraction", min=0.0, max=0.9, help="rows held out")
     ] = 0.2,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1)] = 500,
+    keep_checkpoints: Annotated[
+        int, typer.Option("--keep-checkpoints", min=1, help="how many of the last ones stay")
+    ] = 3,
+    keep_best: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-best",
+            min=1,
+            help="as many of the best by the log-likelihood of --early-stopping stay, too",
+        ),
+    ] = None,
     early_stopping: Annotated[
         float | None,
         typer.Option(
@@ -165,6 +176,8 @@ def fit(
         energy_penalty=energy_penalty,
         spectral_norm=spectral_norm,
         temperature=temperature,
+        keep_checkpoints=keep_checkpoints,
+        keep_best=keep_best,
     )
     with users_fault():
         if early_stopping is not None and not 0 < early_stopping < 1:
@@ -182,6 +195,12 @@ def fit(
 @app.command()
 def resume(
     run: RunDir,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best", help="go on from the best checkpoint kept, and give up all later ones"
+        ),
+    ] = False,
     live: Live = False,
     tensorboard: Board = False,
     coordinator: Coordinator = None,
@@ -210,8 +229,9 @@ def resume(
         raise BadInput(f"{path} has changed since the run was started: start a new run with `fit`")
     with users_fault():
         job = jobs.prepare(settings, rows)
+    which = "best" if best else "last"
     with _watching(run, leads and live, leads and tensorboard) as callback:
-        _finish_fit(run, job, callback, leads, as_json=as_json, strict=strict)
+        _finish_fit(run, job, callback, leads, which, as_json=as_json, strict=strict)
 
 
 @contextlib.contextmanager
@@ -235,11 +255,13 @@ def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
         yield callback if called else None
 
 
-def _finish_fit(out: Path, job, callback, leads: bool, *, as_json: bool, strict: bool) -> None:
+def _finish_fit(
+    out: Path, job, callback, leads: bool, which: str = "last", *, as_json: bool, strict: bool
+) -> None:
     progress = leads and not as_json
     try:
         with users_fault():
-            result = job.train(out, progress=progress, callback=callback, leads=leads)
+            result = job.train(out, progress=progress, callback=callback, leads=leads, which=which)
     except KeyboardInterrupt:
         if leads:
             say(f"energax: interrupted; go on from the last checkpoint by `energax resume {out}`")
@@ -247,7 +269,7 @@ def _finish_fit(out: Path, job, callback, leads: bool, *, as_json: bool, strict:
     last = {
         k: float(v[-1])
         for k, v in result.history.items()
-        if len(v) and not k.startswith("recovery")
+        if len(v) and not k.startswith(("recovery", "checkpoint"))
     }
     lines = [
         f"trained {type(result.energy).__name__} on {len(job.train_rows)} rows of {job.space}",
@@ -267,5 +289,9 @@ def _finish_fit(out: Path, job, callback, leads: bool, *, as_json: bool, strict:
             f"{stopping.log_likelihood:.4f} ± {stopping.std_err:.4f} (log Z) ± "
             f"{stopping.sampling_std_err:.4f} (rows) nat a row",
         )
+    if job.settings.keep_best is not None:
+        data["best"] = [dataclasses.asdict(each) for each in result.best]
+        told = ", ".join(f"step {each.step} ({each.score:.4f})" for each in result.best) or "none"
+        lines.insert(len(lines) - 1, f"best checkpoints, by held-out log-likelihood: {told}")
     answer = Answer(lines, data, result.reliable, result.reasons)
     answer.finish(as_json=as_json, strict=strict, quiet=not leads)

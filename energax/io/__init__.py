@@ -1,6 +1,6 @@
 """Files: data tables in and out, and trees of arrays saved without pickle."""
 
-from energax.io._base import DamagedFile, atomic_write, file_digest, write_json
+from energax.io._base import DamagedFile, atomic_write, file_digest, remove_leftovers, write_json
 from energax.io.alignment import PROTEIN, Alignment, read_alignment
 from energax.io.archive import (
     FORMAT,
@@ -8,6 +8,7 @@ from energax.io.archive import (
     UnknownTree,
     array_leaves,
     read_archive,
+    read_info,
     remove_archive,
     write_archive,
 )
@@ -29,7 +30,9 @@ __all__ = [
     "read_alignment",
     "read_archive",
     "read_data",
+    "read_info",
     "remove_archive",
+    "remove_leftovers",
     "write_archive",
     "write_data",
     "write_json",

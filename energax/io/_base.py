@@ -4,10 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_STARTED = time.time()
+_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
 class DamagedFile(ValueError):
@@ -38,6 +43,36 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
             error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what processes that were killed in the middle of `atomic_write` left in `folder`.
+
+    Only files of that pattern, older than this call, whose process is gone (of this one's own
+    number: older than this process).
+    """
+    before = time.time()
+    for path in Path(folder).glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        pid = int(found[1])
+        with contextlib.suppress(OSError):
+            limit = _STARTED if pid == os.getpid() else before
+            if path.stat().st_mtime < limit and (pid == os.getpid() or not _is_alive(pid)):
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:  # no number of a process
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

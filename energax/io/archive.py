@@ -180,19 +180,7 @@ def read_archive(path: str | Path) -> Archive:
     changed; ValueError if it is of a newer format.
     """
     path = Path(path)
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedFile(f"{path} is damaged: it is no complete JSON file") from error
-    if not isinstance(document, dict) or "energax_format" not in document:
-        raise ValueError(f"{path} was not written by energax")
-    version = document["energax_format"]
-    if not isinstance(version, int) or version > FORMAT:
-        raise ValueError(
-            f"{path} has format {version}, this energax reads up to {FORMAT}: upgrade energax"
-        )
-    if document.pop("sha256", None) != _checksum(document):
-        raise DamagedFile(f"{path} is damaged: it was changed after it was written")
+    document = _read_document(path)
     said = document["arrays"]
     arrays_path = path.with_name(said["file"])
     try:
@@ -209,6 +197,31 @@ def read_archive(path: str | Path) -> Archive:
     table = said["table"]
     arrays = {name: value.view(jnp.dtype(table[name]["dtype"])) for name, value in arrays.items()}
     return Archive(path, document["info"], document["trees"], table, arrays)
+
+
+def read_info(path: str | Path) -> dict[str, Any]:
+    """The `info` of an archive alone; its arrays are not read, and may be damaged.
+
+    **Raises:** as `read_archive` for the JSON file.
+    """
+    return _read_document(Path(path))["info"]
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged: it is no complete JSON file") from error
+    if not isinstance(document, dict) or "energax_format" not in document:
+        raise ValueError(f"{path} was not written by energax")
+    version = document["energax_format"]
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, this energax reads up to {FORMAT}: upgrade energax"
+        )
+    if document.pop("sha256", None) != _checksum(document):
+        raise DamagedFile(f"{path} is damaged: it was changed after it was written")
+    return document
 
 
 def remove_archive(path: str | Path) -> None:

@@ -1,6 +1,6 @@
 """The loop over the data: minibatches, optimiser, checkpoints, and a stop on trouble."""
 
-from energax.training._base import DamagedCheckpoint, Fit, Recovery, Stopping, load
+from energax.training._base import Best, DamagedCheckpoint, Fit, Recovery, Stopping, load
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
 from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
@@ -8,6 +8,7 @@ from energax.training.loop import check_matrices, check_optimizer, check_recover
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
+    "Best",
     "DamagedCheckpoint",
     "EarlyStopping",
     "Experts",

@@ -20,14 +20,20 @@ from energax.objectives._base import AbstractObjective
 from energax.objectives.choose import default_objective
 from energax.objectives.likelihood import MaximumLikelihood
 from energax.random import as_key
-from energax.training._base import DamagedCheckpoint, Fit, newest_archive, open_checkpoint
+from energax.training._base import (
+    DamagedCheckpoint,
+    Fit,
+    best_archive,
+    newest_archive,
+    open_checkpoint,
+)
 from energax.training.loop.drive import drive
 from energax.training.loop.preparing import (
     ask,
     at_temperature,
-    check_checkpoints,
     check_matched,
     gather,
+    keeping_of,
     prepare,
 )
 from energax.training.loop.review import judge
@@ -54,7 +60,9 @@ def fit(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
     keep: int = 3,
-    resume: bool = False,
+    keep_best: int | None = None,
+    score: Callable[[Any], float] | None = None,
+    resume: bool | str = False,
     validation: Any = None,
     early_stopping: float | EarlyStopping | None = None,
     progress: bool = False,
@@ -113,6 +121,12 @@ def fit(
     - `checkpoint_dir`: a folder for checkpoints, one every `checkpoint_every` steps (None: every 30
       seconds) and one at the end, of which the last `keep` stay. `resume=True` goes on from the
       newest good one, if there is one, to the same end bit for bit.
+    - `keep_best`: how many checkpoints of the highest score to keep beside them, in their folder
+      `best`; None keeps none. The score is the log-likelihood that early stopping sees at its
+      looks, where log Z can be trusted; or `score(energy)`, a number, higher for a better energy
+      (the average of the parameters, where there is one), asked at every `checkpoint_every` steps
+      and at the end. `load(folder, which="best")` has the best one, and `resume="best"` goes on
+      from it, all later checkpoints being given up; else no run goes on from one of these.
     - `validation`: held-out rows whose energies enter the history.
     - `early_stopping`: a share of the rows to hold out, or an `EarlyStopping`. Their log-likelihood
       is followed at a small cost and enters the history; training ends where it gets no better, and
@@ -145,9 +159,19 @@ def fit(
         early_stopping=stopping,
     )
     if matches and material.windows is None and isinstance(energy, AbstractExponentialFamily):
-        check_matched(early_stopping=early_stopping, spectral_norm=spectral_norm)
+        check_matched(
+            early_stopping=early_stopping, spectral_norm=spectral_norm, keep_best=keep_best
+        )
         return _match_moments(energy, material.rows)
-    check_checkpoints(checkpoint_dir, checkpoint_every, keep, resume)
+    keeping = keeping_of(
+        folder=checkpoint_dir,
+        every=checkpoint_every,
+        num=keep,
+        num_best=keep_best,
+        score=score,
+        follows=stopping is not None,
+        resume=resume,
+    )
     asked = ask(
         energy,
         objective,
@@ -164,16 +188,8 @@ def fit(
         recover=recover,
         early_stopping=stopping,
     )
-    prepared = prepare(
-        asked, checkpoint_dir=checkpoint_dir, keep=keep, resume=resume, validation=validation
-    )
-    ended = drive(
-        prepared,
-        checkpoint_every=checkpoint_every,
-        max_seconds=max_seconds,
-        callback=callback,
-        progress=progress,
-    )
+    prepared = prepare(asked, keeping, resume=resume, validation=validation)
+    ended = drive(prepared, max_seconds=max_seconds, callback=callback, progress=progress)
     return judge(prepared, ended)
 
 
@@ -189,6 +205,9 @@ def resume(
     clip: float | None = None,
     recover: bool | int | None = None,
     early_stopping: EarlyStopping | None = None,
+    keep_best: int | None = None,
+    score: Callable[[Any], float] | None = None,
+    which: str = "last",
     **options: Any,
 ) -> Fit:
     """Goes on with an interrupted `fit` from the newest good checkpoint in `folder`.
@@ -196,10 +215,12 @@ def resume(
     With the same data it ends bit for bit where the uninterrupted run would have ended. Damaged
     checkpoints are passed over with a warning.
 
-    **Arguments:** `energy`, `objective`, `optimizer`: needed again where they are the user's own
-    code, which no file keeps. `early_stopping`: needed again where it was given rows to watch.
-    `learning_rate`, `num_steps`, `clip`, `recover`: other values than the run had, for another end;
-    recoveries made before count, and a learning rate that they halved stays halved. `options`:
+    **Arguments:** `energy`, `objective`, `optimizer`, `score`: needed again where they are the
+    user's own code, which no file keeps. `early_stopping`: needed again where it was given rows to
+    watch. `learning_rate`, `num_steps`, `clip`, `recover`, `keep_best`: other values than the run
+    had, for another end; recoveries made before count, and a learning rate that they halved stays
+    halved. `which`: "best" goes on from the checkpoint of the highest score instead, and gives up
+    all later ones. `options`:
     `checkpoint_every`, `keep`, `validation`, `progress`, `max_seconds` and `callback` of `fit`,
     which are not kept.
 
@@ -207,7 +228,9 @@ def resume(
     for other data, or if something that no file keeps is missing.
     """
     folder = Path(folder)
-    archive = newest_archive(folder)
+    if which not in ("last", "best"):
+        raise ValueError(f'which: expected "last" or "best", got {which!r}')
+    archive = best_archive(folder) if which == "best" else newest_archive(folder)
     if archive is None:
         raise FileNotFoundError(2, "there is no checkpoint to go on from", str(folder))
     temperature = archive.info["settings"].get("temperature")
@@ -221,6 +244,7 @@ def resume(
     for name, given, needed in (
         ("objective", objective, True),
         ("optimizer", optimizer, settings["optimizer"] == "given"),
+        ("score", score, settings.get("score") == "given"),
     ):
         if given is None and needed:
             raise ValueError(
@@ -259,7 +283,9 @@ def resume(
             recover=settings.get("recover", False) if recover is None else recover,
             early_stopping=early_stopping,
             checkpoint_dir=folder,
-            resume=True,
+            keep_best=settings.get("keep_best") if keep_best is None else keep_best,
+            score=score,
+            resume=True if which == "last" else which,
             **options,
         )
 

@@ -13,7 +13,6 @@ _CHECKPOINT_SECONDS = 30.0
 def drive(
     prepared: Prepared,
     *,
-    checkpoint_every: int | None,
     max_seconds: float | None,
     callback: Callable[[int, dict[str, float]], Any] | None,
     progress: bool,
@@ -23,7 +22,7 @@ def drive(
     **Raises:** KeyboardInterrupt after a last checkpoint, on Ctrl-C.
     """
     run, save, num_steps = prepared.run, prepared.checkpoints.save, prepared.num_steps
-    every = _every(prepared)
+    every, checkpoint_every = _every(prepared), prepared.checkpoints.keeping.every
     began = run.seconds
     reason, time_limited = None, False
     try:
@@ -52,29 +51,55 @@ def drive(
         save()
         raise
     save()
+    if not time_limited:
+        prepared.checkpoints.end()
     return Ended(reason, time_limited)
 
 
 def _every(prepared: Prepared) -> list[int]:
-    """Chunks of steps end at multiples of these."""
+    """Chunks of steps end at multiples of these, where something is looked at."""
+    keeping = prepared.checkpoints.keeping
     every = [each.every for each in (prepared.watch, prepared.watcher) if each is not None]
+    every += [] if keeping.score is None else [keeping.every]
     window = prepared.run.steps_a_window
     return every if window is None else [*every, window]
 
 
 def _look(prepared: Prepared) -> bool:
-    """Notes what is seen of held-out rows where it is time to; whether training may go on."""
+    """Notes scores and what is seen of held-out rows where it is time to.
+
+    Returns whether training may go on.
+    """
     run, watch, watcher = prepared.run, prepared.watch, prepared.watcher
+    checkpoints = prepared.checkpoints
     if watch is not None and watch.is_due(run.step, run.last_noted("validation_step")):
         run.note(watch.look(run.energy, run.step))
+    began = time.monotonic()
+    if checkpoints.asks_for_score(prepared.num_steps):
+        checkpoints.scored(_score(checkpoints.keeping.score, run.averaged_energy))
+        run.seconds += time.monotonic() - began
     if watcher is None:
         return True
     if not watcher.stopped and watcher.is_due(run.step):
-        began = time.monotonic()
-        run.note(watcher.look(run.averaged_energy, run.step))
+        before = watcher.now["trusted"]
+        seen = watcher.look(run.averaged_energy, run.step)
+        run.note(seen)
         watcher.let_go(run.earlier[0].step)
+        if checkpoints.keeping.takes_looks and watcher.now["trusted"] > before:
+            checkpoints.scored(float(seen["log_likelihood"][0]))
         run.seconds += time.monotonic() - began
     return not run.devices.agreed(watcher.stopped)
+
+
+def _score(score: Any, energy: Any) -> float:
+    found = score(energy)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "score: expected a function of the energy that returns one number, higher for a "
+            f"better one; it returned {found!r}"
+        ) from error
 
 
 def _go_back(prepared: Prepared, trouble: Trouble) -> None:

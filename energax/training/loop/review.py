@@ -34,6 +34,7 @@ def judge(prepared: Prepared, ended: Ended) -> Fit:
         time_limited=ended.time_limited and run.step < prepared.num_steps,
         early_stopping=stopping,
         recoveries=recoveries,
+        best=prepared.checkpoints.kept(),
     )
 
 

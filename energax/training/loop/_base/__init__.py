@@ -4,6 +4,7 @@ what preparing, running and judging hand on."""
 from energax.training.loop._base.devices import Devices as Devices
 from energax.training.loop._base.prepared import Checkpoints as Checkpoints
 from energax.training.loop._base.prepared import Ended as Ended
+from energax.training.loop._base.prepared import Keeping as Keeping
 from energax.training.loop._base.prepared import Prepared as Prepared
 from energax.training.loop._base.record import joined as joined
 from energax.training.loop._base.record import records_of as records_of

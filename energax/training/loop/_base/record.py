@@ -22,11 +22,8 @@ def _up_to(part: History, step: int) -> History:
     return {name: values[wanted] for name, values in part.items()}
 
 
-_BESIDE = (
-    "validation",
-    "log_likelihood",
-    "recovery",
-)  # what is not of every step, each with a `..._step`
+# what is not of every step, each with a `..._step`
+_BESIDE = "validation", "log_likelihood", "recovery", "checkpoint"
 
 
 def _step_of(part: History) -> str:

@@ -19,7 +19,15 @@ from energax.energies._base import (
 )
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point
-from energax.training._base import Checkpoint, checkpoint_paths, newest_archive, whole
+from energax.training._base import (
+    BEST,
+    Checkpoint,
+    best_archive,
+    checkpoint_paths,
+    newest_archive,
+    whole,
+)
+from energax.training.loop._base import Keeping
 
 _RECOVERIES = 5
 
@@ -184,21 +192,56 @@ def digest_of(rows: Point) -> str:
     return digest.hexdigest()
 
 
-def check_checkpoints(
-    checkpoint_dir: Any, checkpoint_every: int | None, keep: int, resume: bool
-) -> None:
-    if checkpoint_every is not None:
-        whole("checkpoint_every", checkpoint_every)
-    whole("keep", keep)
-    if resume and checkpoint_dir is None:
-        raise ValueError("resume=True needs checkpoint_dir=, the folder of the run's checkpoints")
+def keeping_of(
+    *,
+    folder: str | Path | None,
+    every: int | None,
+    num: int,
+    num_best: int | None,
+    score: Any,
+    follows: bool,
+    resume: bool | str,
+) -> Keeping:
+    """Which checkpoints are kept, by the arguments of `fit`; `follows`: with early stopping.
+
+    **Raises:** ValueError or TypeError for values out of range, or that do not go together.
+    """
+    if every is not None:
+        whole("checkpoint_every", every)
+    num = whole("keep", num)
+    if not (isinstance(resume, bool) or resume == "best"):
+        raise ValueError(f'resume: expected True, False or "best", got {resume!r}')
+    if resume and folder is None:
+        raise ValueError(f"resume={resume} needs checkpoint_dir=, the folder of the checkpoints")
+    if num_best is None:
+        if score is not None:
+            raise ValueError("score= is for keep_best=, how many checkpoints of the best to keep")
+        return Keeping(None if folder is None else Path(folder), every, num)
+    num_best = whole("keep_best", num_best)
+    if folder is None:
+        raise ValueError("keep_best= needs checkpoint_dir=, the folder of the run's checkpoints")
+    if score is None and not follows:
+        raise ValueError(
+            "keep_best= needs a score: early_stopping=, whose looks give one, or score=, a "
+            "function of the energy"
+        )
+    if score is not None and not callable(score):
+        raise TypeError(f"score: expected a function of the energy, got {type(score).__name__}")
+    if score is not None and every is None:
+        raise ValueError(
+            "score= is asked at every checkpoint: give checkpoint_every=, so that it is asked at "
+            "the same steps however often the run is interrupted"
+        )
+    return Keeping(Path(folder), every, num, num_best, score)
 
 
-def find_archive(folder: Path, resume: bool) -> Any:
+def find_archive(folder: Path, resume: bool | str) -> Any:
     """The checkpoint to go on from, None to start afresh."""
+    if resume == "best":
+        return best_archive(folder)
     if resume:
         return newest_archive(folder)
-    if checkpoint_paths(folder):
+    if checkpoint_paths(folder) or checkpoint_paths(folder / BEST):
         raise ValueError(
             f"{folder} holds the checkpoints of a run already: go on with it by resume=True, or "
             "choose another folder"

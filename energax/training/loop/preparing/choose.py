@@ -1,7 +1,6 @@
 """From what `fit` was given to a run: the rows, then the numbers, then the state to start from."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +11,17 @@ from energax.energies.moments import Moments
 from energax.io import AbstractRows
 from energax.objectives._base import AbstractObjective
 from energax.spaces import Point, num_rows
-from energax.training._base import fill_state, open_checkpoint, recoveries_of, whole
+from energax.training._base import (
+    fill_state,
+    open_checkpoint,
+    recoveries_of,
+    remove_leftovers,
+    whole,
+)
 from energax.training.loop._base import (
     Checkpoints,
     Devices,
+    Keeping,
     Moment,
     Prepared,
     Run,
@@ -39,6 +45,7 @@ from energax.training.loop.preparing.start import adam, first_state
 from energax.training.loop.preparing.windows import Windows, fits
 from energax.training.loop.quasi_newton import LBFGS
 from energax.training.loop.recover import Doctor
+from energax.training.loop.review import review
 from energax.training.loop.validation import Watch
 from energax.training.stopping import EarlyStopping, Watcher
 
@@ -202,10 +209,8 @@ def ask(
     )
 
 
-def prepare(
-    asked: Asked, *, checkpoint_dir: str | Path | None, keep: int, resume: bool, validation: Any
-) -> Prepared:
-    """The run at its start, or where its newest good checkpoint has it.
+def prepare(asked: Asked, keeping: Keeping, *, resume: bool | str, validation: Any) -> Prepared:
+    """The run at its start, or where its newest good checkpoint has it, or that of the best score.
 
     **Raises:** ValueError for an energy with nothing to train, and for checkpoints of another run.
     """
@@ -215,13 +220,17 @@ def prepare(
     if asked.early_stopping is not None:
         watcher = _watcher(asked)
         settings["early_stopping"] = asked.early_stopping.settings(material.held, watcher.every)
-    if checkpoint_dir is not None or devices.num_processes > 1:
+    settings["keep_best"] = keeping.num_best or None
+    settings["score"] = None if keeping.score is None else "given"
+    folder = keeping.folder
+    if folder is not None or devices.num_processes > 1:
         settings["data_sha256"] = material.digest()
-    folder = archive = found = None
+    archive = found = None
     seconds = 0.0
-    if checkpoint_dir is not None:
-        folder = Path(checkpoint_dir)
+    if folder is not None:
         archive = find_archive(folder, resume)
+        if devices.leads:
+            remove_leftovers(folder)
     if archive is not None:
         found = open_checkpoint(archive, energy)
         check_same_run(found, settings, objective, key, folder)
@@ -261,15 +270,19 @@ def prepare(
         of_rows = settings["data_sha256"]
         devices.check_same(data=of_rows, settings=settings, step_to_go_on_from=run.step)
     checkpoints = Checkpoints(
-        folder,
-        keep,
+        keeping,
         run=run,
+        doctor=doctor,
         watcher=watcher,
         objective=objective,
         key=key,
         first=first,
         settings=settings,
+        review=review,
     )
+    if resume == "best":  # it is the newest now, and what came after it is given up
+        run.saved_step = -1
+        checkpoints.save()
     watch = None
     if validation is not None:
         watch = Watch(energy, material.rows, validation, settings["num_steps"])
