@@ -480,6 +480,25 @@ def test_a_training_can_be_watched(tmp_path):
     assert events.name.startswith("events.out.tfevents")
 
 
+def test_a_resumed_training_repeats_no_event(tmp_path):
+    from tests.training.test_board import events
+
+    rows = (np.random.default_rng(0).random((200, 5)) < 0.4).astype(int)
+    np.save(tmp_path / "rows.npy", rows)
+    out = tmp_path / "run"
+    options = ["--num-steps", "60", "--checkpoint-every", "20", "--tensorboard", "--json"]
+    assert run("fit", tmp_path / "rows.npy", "--out", out, *options)[0] == 0
+    due = events(out / "tensorboard")
+    for path in (out / "checkpoints").glob("step-00000006*.json"):
+        path.unlink()  # as if it had been killed after step 60, before that was saved
+    assert run("resume", out, "--tensorboard", "--json")[0] == 0
+    found = events(out / "tensorboard")
+    assert len(list((out / "tensorboard").iterdir())) == 2
+    at = {step for _, step in due} & {step for _, step in found}
+    assert 60 in at and {20, 40} <= at
+    assert all(found[place] == due[place] for place in found if place in due)
+
+
 def test_the_best_checkpoints_are_kept_and_gone_on_from(tmp_path, capsys):
     from energax import training
 

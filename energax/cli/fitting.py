@@ -230,13 +230,23 @@ def resume(
     with users_fault():
         job = jobs.prepare(settings, rows)
     which = "best" if best else "last"
-    with _watching(run, leads and live, leads and tensorboard) as callback:
+    told_before = None
+    if tensorboard:
+        from energax.training import step_to_go_on_from
+
+        told_before = step_to_go_on_from(run / jobs.CHECKPOINTS, which)
+    with _watching(run, leads and live, leads and tensorboard, told_before) as callback:
         _finish_fit(run, job, callback, leads, which, as_json=as_json, strict=strict)
 
 
 @contextlib.contextmanager
-def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
-    """The callback of a training in `out` that writes what was asked for while it runs."""
+def _watching(
+    out: Path, live: bool, tensorboard: bool, told_before: int | None = None
+) -> Iterator[Any]:
+    """The callback of a training in `out` that writes what was asked for while it runs.
+
+    **Arguments:** `told_before`: of a run that goes on, the step up to which events are there.
+    """
     with contextlib.ExitStack() as open_files:
         called: list[Any] = []
         if live:
@@ -246,7 +256,9 @@ def _watching(out: Path, live: bool, tensorboard: bool) -> Iterator[Any]:
         if tensorboard:
             from energax.training import TensorBoard
 
-            called.append(open_files.enter_context(TensorBoard(out / "tensorboard")))
+            first_step = None if told_before is None else told_before + 1
+            board = TensorBoard(out / "tensorboard", first_step=first_step)
+            called.append(open_files.enter_context(board))
 
         def callback(step, metrics):
             for each in called:

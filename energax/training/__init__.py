@@ -1,6 +1,14 @@
 """The loop over the data: minibatches, optimiser, checkpoints, and a stop on trouble."""
 
-from energax.training._base import Best, DamagedCheckpoint, Fit, Recovery, Stopping, load
+from energax.training._base import (
+    Best,
+    DamagedCheckpoint,
+    Fit,
+    Recovery,
+    Stopping,
+    load,
+    step_to_go_on_from,
+)
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
 from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
@@ -26,4 +34,5 @@ __all__ = [
     "load",
     "pretrain",
     "resume",
+    "step_to_go_on_from",
 ]

@@ -13,6 +13,7 @@ from energax.training._base.checkpoints import keep_best as keep_best
 from energax.training._base.checkpoints import newest_archive as newest_archive
 from energax.training._base.checkpoints import open_checkpoint as open_checkpoint
 from energax.training._base.checkpoints import remove_leftovers as remove_leftovers
+from energax.training._base.checkpoints import step_to_go_on_from as step_to_go_on_from
 from energax.training._base.checkpoints import write_best as write_best
 from energax.training._base.checkpoints import write_checkpoint as write_checkpoint
 from energax.training._base.known import registry as registry

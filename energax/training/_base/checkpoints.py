@@ -138,6 +138,18 @@ def newest_archive(folder: Path) -> io.Archive | None:
     return _first_good(reversed(checkpoint_paths(folder)), f"{folder} holds no good checkpoint", [])
 
 
+def step_to_go_on_from(folder: str | Path, which: str = "last") -> int:
+    """The updates behind the checkpoint that `resume(folder, which=which)` takes; 0 without one."""
+    folder = Path(folder)
+    with warnings.catch_warnings():  # `resume` names damaged ones
+        warnings.simplefilter("ignore", DamagedCheckpoint)
+        try:
+            found = best_archive(folder) if which == "best" else newest_archive(folder)
+        except (FileNotFoundError, io.DamagedFile):
+            return 0
+    return 0 if found is None else found.info["step"]
+
+
 def best_archive(folder: Path) -> io.Archive:
     """The good checkpoint of the highest score in a folder of checkpoints, or of a run that has
     such a folder; a warning names damaged ones that may be better.
