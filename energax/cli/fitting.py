@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from energax import io
 from energax.cli._base import (
     SETTINGS,
     Answer,
     BadInput,
     Coordinator,
-    DataFile,
     Hosts,
     Json,
     NumProcesses,
@@ -26,7 +24,6 @@ from energax.cli._base import (
     app,
     is_worker,
     meet,
-    read,
     read_settings,
     say,
     users_fault,
@@ -64,7 +61,13 @@ def demo(
 
 @app.command()
 def fit(
-    data: DataFile,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help=".npy, .npz, .csv or .parquet; with --stream also a folder of images",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="run folder to write")],
     space: Annotated[
         str,
@@ -92,6 +95,16 @@ def fit(
         str, typer.Option(help="adam, or lbfgs: all rows a step, for objectives without chance")
     ] = "adam",
     array: Part = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="read the rows bit by bit: they need not fit into memory"),
+    ] = False,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window", min=1, help="rows at a time, with --stream (default: 64 MB of them)"
+        ),
+    ] = None,
     hidden: Annotated[int, typer.Option(help="hidden units of rbm, width of mlp")] = 64,
     num_steps: Annotated[int, typer.Option("--num-steps", min=1)] = 6000,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 100,
@@ -152,11 +165,12 @@ def fit(
     if (hosts is None or not is_worker()) and (out / SETTINGS).exists():
         raise BadInput(f"--out {out} holds a run already: choose another folder, or `resume` it")
     leads = meet(hosts, out)
-    rows = read(data, array)
+    with users_fault():
+        rows = jobs.read_rows(data, array, stream)
     settings = jobs.Settings(
         data=str(data.resolve()),
         array=array,
-        sha256=io.file_digest(data),
+        sha256=jobs.digest_of(data, rows),
         space=space,
         model=model,
         objective=objective,
@@ -178,6 +192,8 @@ def fit(
         temperature=temperature,
         keep_checkpoints=keep_checkpoints,
         keep_best=keep_best,
+        stream=stream,
+        window=window,
     )
     with users_fault():
         if early_stopping is not None and not 0 < early_stopping < 1:
@@ -224,8 +240,9 @@ def resume(
     if seed not in (None, settings.seed):
         raise BadInput(f"--seed {seed}: this run was started with seed {settings.seed}")
     path = Path(settings.data)
-    rows = read(path, settings.array)
-    if io.file_digest(path) != settings.sha256:
+    with users_fault():
+        rows = jobs.read_rows(path, settings.array, settings.stream)
+    if jobs.digest_of(path, rows) != settings.sha256:
         raise BadInput(f"{path} has changed since the run was started: start a new run with `fit`")
     with users_fault():
         job = jobs.prepare(settings, rows)
@@ -271,6 +288,8 @@ def _finish_fit(
     out: Path, job, callback, leads: bool, which: str = "last", *, as_json: bool, strict: bool
 ) -> None:
     progress = leads and not as_json
+    if job.memory is not None and leads:
+        say(f"energax: {job.memory}")
     try:
         with users_fault():
             result = job.train(out, progress=progress, callback=callback, leads=leads, which=which)
@@ -284,7 +303,7 @@ def _finish_fit(
         if len(v) and not k.startswith(("recovery", "checkpoint"))
     }
     lines = [
-        f"trained {type(result.energy).__name__} on {len(job.train_rows)} rows of {job.space}",
+        f"trained {type(result.energy).__name__} on {job.num_train} rows of {job.space}",
         f"steps {result.num_steps}, last "
         + ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k != "step"),
         f"saved in {out}",
@@ -292,6 +311,7 @@ def _finish_fit(
     lines[1:1] = [f"recovered: {each}" for each in result.recoveries]
     told = [dataclasses.asdict(each) for each in result.recoveries]
     data = {"run": str(out), "num_steps": result.num_steps, "last": last, "recoveries": told}
+    data["num_rows"] = job.num_train
     stopping = result.early_stopping
     if stopping is not None:
         data["early_stopping"] = dataclasses.asdict(stopping)

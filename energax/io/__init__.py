@@ -12,7 +12,15 @@ from energax.io.archive import (
     remove_archive,
     write_archive,
 )
-from energax.io.tables import WRITABLE, AbstractRows, open_rows, read_data, write_data
+from energax.io.tables import (
+    WRITABLE,
+    AbstractRows,
+    a_few,
+    hold_out,
+    open_rows,
+    read_data,
+    write_data,
+)
 
 __all__ = [
     "FORMAT",
@@ -23,9 +31,11 @@ __all__ = [
     "Archive",
     "DamagedFile",
     "UnknownTree",
+    "a_few",
     "array_leaves",
     "atomic_write",
     "file_digest",
+    "hold_out",
     "open_rows",
     "read_alignment",
     "read_archive",

@@ -12,7 +12,14 @@ from energax.training._base import (
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
 from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
-from energax.training.loop import check_matrices, check_optimizer, check_recovery, fit, resume
+from energax.training.loop import (
+    check_matrices,
+    check_optimizer,
+    check_recovery,
+    fit,
+    resume,
+    rows_a_window,
+)
 from energax.training.stopping import EarlyStopping
 
 __all__ = [
@@ -34,5 +41,6 @@ __all__ = [
     "load",
     "pretrain",
     "resume",
+    "rows_a_window",
     "step_to_go_on_from",
 ]

@@ -5,52 +5,24 @@ No file is mapped: what was read and dropped is not resident any more.
 
 import bisect
 import hashlib
-import io
 import os
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from energax.io.tables._base import as_matrix, csv_layout, numbers_only, pyarrow_module
+from energax.io.tables._base import (
+    AbstractRows,
+    as_matrix,
+    csv_layout,
+    numbers_only,
+    pyarrow_module,
+)
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _STRIDE = 1_024  # lines of a CSV file between those whose place is remembered
 _CHUNK = 2**22  # bytes that are looked at, at once
 _SAMPLED = 64  # pieces of a file that its fingerprint is from
-
-
-class AbstractRows(ABC):
-    """`num_rows` rows of one `shape`, in an order of their own, that may be on a disk."""
-
-    num_rows: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    name: str
-
-    @abstractmethod
-    def read(self, first: int, count: int) -> np.ndarray:
-        """Rows `first` to `first + count`, (count, *shape).
-
-        **Raises:** ValueError for a file that is damaged or was changed, or holds something else
-        than numbers there.
-        """
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256, hexadecimal, of the size and of pieces at even distances: what a run that goes
-        on must see again. A change between the pieces is not seen."""
-
-    @property
-    def row_bytes(self) -> int:
-        return max(1, int(np.prod(self.shape))) * self.dtype.itemsize
-
-    def _check(self, first: int, count: int) -> None:
-        if first < 0 or count < 0 or first + count > self.num_rows:
-            raise ValueError(
-                f"{self.name}: rows {first} to {first + count} of {self.num_rows} were asked for"
-            )
 
 
 def open_rows(path: str | Path) -> AbstractRows:
@@ -210,9 +182,7 @@ class _Csv(_File):
             until = self._places[end] if end < len(self._places) else self.size
             text = file.read(until - self._places[start])
         skip = first - start * _STRIDE
-        table = numbers_only(
-            io.BytesIO(text), self.path, self._delimiter, self.shape[0], start * _STRIDE
-        )
+        table = numbers_only(text, self.path, self._delimiter, self.shape[0], start * _STRIDE)
         got = np.asarray(as_matrix(table, self.path), self.dtype)[skip : skip + count]
         if len(got) < count:
             raise ValueError(f"{self.path} has become shorter since it was opened")

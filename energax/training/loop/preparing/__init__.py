@@ -8,3 +8,4 @@ from energax.training.loop.preparing.asked import keeping_of as keeping_of
 from energax.training.loop.preparing.choose import ask as ask
 from energax.training.loop.preparing.choose import gather as gather
 from energax.training.loop.preparing.choose import prepare as prepare
+from energax.training.loop.preparing.windows import rows_a_window as rows_a_window

@@ -170,7 +170,8 @@ def check_for_windows(optimizer: Any, holds_out: bool) -> None:
     if holds_out:
         raise ValueError(
             "early_stopping: a share of rows that are read bit by bit cannot be held out: give "
-            "rows of your own, early_stopping=EarlyStopping(rows)"
+            "rows of your own, early_stopping=EarlyStopping(rows); train, rest = io.hold_out(data, "
+            "share, seed=0) has some"
         )
 
 

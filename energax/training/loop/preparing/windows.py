@@ -15,9 +15,15 @@ _BYTES = 2**26  # of a window in float32, where its rows are not given
 _BLOCKS = 64  # stretches of the file that a window is from
 
 
+def rows_a_window(rows: AbstractRows, window_rows: int | None = None) -> int:
+    """How many of `rows` `fit` has in memory at once, or a few less; None: as many as take 64 MB in
+    float32."""
+    return min(rows.num_rows, _usual(rows) if window_rows is None else window_rows)
+
+
 def fits(rows: AbstractRows, window_rows: int | None) -> bool:
     """Whether one window has them all."""
-    return rows.num_rows <= (_usual(rows) if window_rows is None else window_rows)
+    return rows_a_window(rows, window_rows) == rows.num_rows
 
 
 def _usual(rows: AbstractRows) -> int:
@@ -74,8 +80,7 @@ class Windows:
         for stretch in chosen:
             first = start + int(stretch) * self._stretch
             read = self.rows.read(first, self._stretch)
-            name = f"{self.rows.name}, rows from {first:,}"
-            pieces.append(self.space.validate(read, batch=True, name=name))
+            pieces.append(self.space.validate(read, batch=True, name=self.rows.where(first)))
         return np.concatenate(pieces)
 
     def into(self, plan: Plan, step: int, held: int) -> tuple[Plan, int]:

@@ -15,6 +15,8 @@ import numpy as np
 
 from energax import energies, io, objectives, random, spaces, training
 from energax.energies.exponential_family import AbstractExponentialFamily
+from energax.jobs import streams
+from energax.jobs.models import build_model, parse_objective
 from energax.training._base import CHECKPOINTS
 
 
@@ -46,6 +48,8 @@ class Settings:
     temperature: float | None = None
     keep_checkpoints: int = 3
     keep_best: int | None = None
+    stream: bool = False
+    window: int | None = None
 
     @property
     def fit_optimizer(self) -> str | None:
@@ -61,8 +65,14 @@ class Job:
     space: spaces.AbstractArraySpace
     energy: energies.AbstractEnergy
     objective: Any
-    train_rows: np.ndarray
-    test_rows: np.ndarray
+    train_rows: np.ndarray | io.AbstractRows
+    early_stopping: float | training.EarlyStopping | None
+    memory: str | None = None  # of rows that are read bit by bit, what that takes
+
+    @property
+    def num_train(self) -> int:
+        rows = self.train_rows
+        return rows.num_rows if isinstance(rows, io.AbstractRows) else len(rows)
 
     def train(
         self,
@@ -89,7 +99,8 @@ class Job:
             key=random.key(settings.seed),
             num_steps=settings.num_steps,
             optimizer=optimizer,
-            batch_size=None if optimizer else min(settings.batch_size, len(self.train_rows)),
+            batch_size=None if optimizer else min(settings.batch_size, self.num_train),
+            window_rows=settings.window,
             learning_rate=settings.learning_rate,
             clip=settings.clip,
             spectral_norm=settings.spectral_norm,
@@ -99,7 +110,7 @@ class Job:
             checkpoint_every=settings.checkpoint_every,
             keep=settings.keep_checkpoints,
             keep_best=settings.keep_best,
-            early_stopping=settings.early_stopping,
+            early_stopping=self.early_stopping,
             resume=True if which == "last" else which,
             progress=progress,
             callback=callback,
@@ -109,14 +120,30 @@ class Job:
         return result
 
 
-def prepare(settings: Settings, rows: np.ndarray) -> Job:
+def read_rows(path: Path, array: str | None, stream: bool) -> np.ndarray | io.AbstractRows:
+    """The rows of a data file, or that file opened to be read bit by bit.
+
+    **Raises:** FileNotFoundError; ValueError for what is no such file.
+    """
+    if not stream:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: --stream trains on the images of one")
+        return io.read_data(path, array=array)
+    if array is not None:
+        raise ValueError("--array is for .npz files, which --stream does not read: save an .npy")
+    return io.open_rows(path)
+
+
+def digest_of(path: Path, rows: np.ndarray | io.AbstractRows) -> str:
+    """What a run knows its data by: of a stream the size and pieces of it."""
+    return rows.fingerprint() if isinstance(rows, io.AbstractRows) else io.file_digest(path)
+
+
+def prepare(settings: Settings, rows: np.ndarray | io.AbstractRows) -> Job:
     """Checks settings against rows and builds the untrained model.
 
     **Raises:** ValueError that names the option or the rows at fault.
     """
-    space = parse_space(settings.space, rows)
-    rows = as_points(space, rows)
-    settings = dataclasses.replace(settings, space=space_name(space))
     training.check_recovery(
         settings.recover, settings.clip, settings.fit_optimizer, settings.spectral_norm
     )
@@ -125,20 +152,73 @@ def prepare(settings: Settings, rows: np.ndarray) -> Job:
             "--keep-best keeps those of the highest held-out log-likelihood, which "
             "--early-stopping SHARE looks at: give both"
         )
-    train_rows, test_rows = split(rows, settings)
+    if settings.window is not None and not settings.stream:
+        raise ValueError("--window is for rows that are read bit by bit: give --stream, too")
+    early_stopping, memory = settings.early_stopping, None
+    if isinstance(rows, io.AbstractRows):
+        _check_stream(settings)
+        parts = streams.divided(rows, settings.test_fraction, settings.seed)
+        if early_stopping is not None:
+            parts = streams.with_watched(parts, early_stopping, settings.seed)
+        space = parse_space(settings.space, io.a_few(parts.train, streams.SHOWN))
+        seen = _some_points(space, parts.train)
+        train_rows = _encoded(parts.train, space)
+        streams.check_window(train_rows, settings.window, settings.batch_size)
+        memory = streams.memory(dataclasses.replace(parts, train=train_rows), settings.window)
+        if parts.watched is not None:
+            watched = _some_points(space, parts.watched, streams.WATCHED)
+            early_stopping = training.EarlyStopping(watched)
+    else:
+        space = parse_space(settings.space, rows)
+        train_rows = seen = split(as_points(space, rows), settings)[0]
+    settings = dataclasses.replace(settings, space=space_name(space))
     key = jax.random.fold_in(random.key(settings.seed), 1)
     energy = build_model(
-        settings.model, space, train_rows, settings.hidden, settings.temperature, key=key
+        settings.model, space, seen, settings.hidden, settings.temperature, key=key
     )
-    objective = build_objective(settings, energy, train_rows)
+    objective = build_objective(settings, energy, seen)
+    if objective is None and isinstance(energy, AbstractExponentialFamily):
+        _check_matched(settings, energy)
     if settings.spectral_norm is not None:
-        if objective is None and isinstance(energy, AbstractExponentialFamily):
-            raise ValueError(
-                f"--spectral-norm: {type(energy).__name__} is fitted at once by its moments: leave "
-                "it out, or name an --objective"
-            )
         training.check_matrices(energy)
-    return Job(settings, space, energy, objective, train_rows, test_rows)
+    return Job(settings, space, energy, objective, train_rows, early_stopping, memory)
+
+
+def _check_stream(settings: Settings) -> None:
+    for option, given in (
+        ("--optimizer lbfgs", settings.fit_optimizer == "lbfgs"),
+        ("--objective moments", settings.objective == "moments"),
+    ):
+        if given:
+            raise ValueError(f"{option} goes over all rows at once, and --stream reads a window")
+
+
+def _check_matched(settings: Settings, energy: energies.AbstractEnergy) -> None:
+    for option, given in (
+        ("--spectral-norm", settings.spectral_norm is not None),
+        ("--early-stopping", settings.early_stopping is not None),
+        ("--stream", settings.stream),
+    ):
+        if given:
+            raise ValueError(
+                f"{option}: {type(energy).__name__} is fitted at once by the moments of all rows: "
+                "leave it out, or name an --objective"
+            )
+
+
+def _encoded(rows: io.AbstractRows, space: spaces.AbstractArraySpace) -> io.AbstractRows:
+    """Rows as `as_points` has them, where that is more than to check them."""
+    if not isinstance(space, spaces.Categorical):
+        return rows
+    return streams.Encoded(rows, space, lambda x, where: as_points(space, x, name=where))
+
+
+def _some_points(
+    space: spaces.AbstractArraySpace, rows: io.AbstractRows, num: int | None = None
+) -> np.ndarray:
+    """Rows from all over a stream, checked, in the encoding of `space`."""
+    num = streams.SHOWN if num is None else num
+    return io.a_few(rows, num, lambda x, where: as_points(space, x, name=where))
 
 
 def split(rows: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -154,15 +234,26 @@ def split(rows: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]
 
 
 def split_rows(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The (train, held out) rows of a finished run, read again from its data file.
+    """The (train, held out) rows of a finished run, read again from its data file; of a stream up
+    to 10,000 of either, from all over the file.
 
     **Raises:** ValueError if the file is gone or has changed since.
     """
     told = Settings(**settings)
     path = Path(told.data)
-    if not path.is_file() or io.file_digest(path) != told.sha256:
-        raise ValueError(f"{path}: the run's data file is gone or has changed since `fit`")
-    rows = io.read_data(path, array=told.array)
+    changed = ValueError(f"{path}: the run's data file is gone or has changed since `fit`")
+    if not path.exists() or (path.is_dir() and not told.stream):
+        raise changed
+    if not told.stream and io.file_digest(path) != told.sha256:  # before it is read
+        raise changed
+    rows = read_rows(path, told.array, told.stream)
+    if digest_of(path, rows) != told.sha256:
+        raise changed
+    if isinstance(rows, io.AbstractRows):
+        parts = streams.divided(rows, told.test_fraction, told.seed)
+        space = parse_space(told.space, io.a_few(parts.train, 1))
+        train = _some_points(space, parts.train)
+        return train, train[:0] if parts.test is None else _some_points(space, parts.test)
     return split(as_points(parse_space(told.space, rows), rows), told)
 
 
@@ -243,118 +334,6 @@ def as_points(
     return space.validate(rows, batch=True, name=name)
 
 
-_DEFAULT_MODELS = {
-    spaces.Binary: "rbm",
-    spaces.Spin: "ising",
-    spaces.Count: "independent",
-}
-
-
-def build_model(
-    name: str,
-    space: spaces.AbstractArraySpace,
-    rows: np.ndarray,
-    hidden: int,
-    temperature: float | None = None,
-    *,
-    key,
-) -> energies.AbstractEnergy:
-    """The untrained model that `name` names, started from the moments of `rows`.
-
-    **Arguments:** `temperature`: at which a network is to be trained; its base is that of the rows
-    there.
-    """
-    if name == "auto":
-        name = _DEFAULT_MODELS.get(type(space), "mlp")
-    flat = len(space.shape) == 1
-    if temperature is not None and name not in ("mlp", "conv"):
-        raise ValueError(f"--temperature is for networks, --model mlp or conv, got {name}")
-    if temperature is not None and not 0 < temperature < np.inf:
-        raise ValueError(f"--temperature: expected a positive number, got {temperature:g}")
-    match name:
-        case "rbm" if isinstance(space, spaces.Binary) and flat:
-            return energies.BernoulliRBM.random(space.num_sites, hidden, key=key, data=rows)
-        case "rbm":
-            _check_rbm(space, rows)
-            return energies.RBM.random(space, hidden, key=key, data=rows)
-        case "ising" if isinstance(space, spaces.Spin) and flat:
-            first, second = np.triu_indices(space.num_sites, 1)
-            return energies.Ising(
-                edges=np.stack([first, second], 1),
-                couplings=np.zeros(len(first)),
-                fields=np.arctanh(np.clip(rows.mean(0), -0.98, 0.98)),
-                num_sites=space.num_sites,
-            )
-        case "ising":
-            raise ValueError(f"--model ising wants rows of -1 and +1, got {space}")
-        case "mlp":
-            return energies.MLP(space, hidden, key=key, base=_base(space, rows, temperature))
-        case "conv" if len(space.shape) in (2, 3) and not isinstance(space, spaces.Categorical):
-            return energies.ConvNet(space, key=key, base=_base(space, rows, temperature))
-        case "conv":
-            raise ValueError(f"--model conv wants images (rows, height, width), got {space}")
-        case "independent":
-            return _independent_family(space).fit_moments(rows, space)
-        case "gaussian" if isinstance(space, spaces.Real) and flat:
-            return energies.MultivariateNormal.fit_moments(rows)
-        case "gaussian":
-            raise ValueError(f"--model gaussian wants rows of real numbers, got {space}")
-    raise ValueError(
-        f"--model {name}: expected auto, rbm, ising, mlp, conv, independent or gaussian"
-    )
-
-
-def _base(
-    space: spaces.AbstractArraySpace, rows: np.ndarray, temperature: float | None
-) -> energies.AbstractEnergy | None:
-    """What a network is added to: fitted to the rows once it is divided by the temperature."""
-    if space.num_states:
-        return None
-    base = energies.fitted_base(space, rows)
-    return base if temperature is None else base.tempered(temperature)
-
-
-def _check_rbm(space: spaces.AbstractArraySpace, rows: np.ndarray) -> None:
-    """Raises ValueError where an RBM has no units for the space, or one rate cannot suit all."""
-    kinds = spaces.Spin, spaces.Real, spaces.Count, spaces.Categorical
-    if not isinstance(space, kinds) or rows.ndim != 2 + isinstance(space, spaces.Categorical):
-        raise ValueError(
-            "--model rbm wants rows of binary, spin, real, count or categorical columns, got "
-            f"{space}"
-        )
-    if isinstance(space, spaces.Real):
-        sd = rows.std(axis=0)
-        wrong = np.flatnonzero((sd > 20) | ((sd > 0) & (sd < 0.05)))
-        if len(wrong):
-            raise ValueError(
-                f"--model rbm wants real columns of comparable size, but the sd of column "
-                f"{wrong[0]} is {sd[wrong[0]]:.3g} (expected 0.05 to 20): standardise the columns"
-            )
-
-
-def _independent_family(space: spaces.AbstractArraySpace) -> Any:
-    """The exponential family of independent sites on `space`."""
-    match space:
-        case spaces.Binary():
-            return energies.Bernoulli
-        case spaces.Categorical():
-            return energies.CategoricalFamily
-        case spaces.Count():
-            return energies.Poisson
-        case spaces.Real():
-            return energies.Normal
-        case spaces.Box():
-            low, high = np.asarray(space.low), np.asarray(space.high)
-            if np.all(low == 0) and np.all(high == np.inf):
-                return energies.Gamma
-            if np.all(low == 0) and np.all(high == 1):
-                return energies.Beta
-    raise ValueError(
-        f"--model independent knows binary, categorical, count, real, box:0:inf and box:0:1, "
-        f"got {space}"
-    )
-
-
 def build_objective(
     settings: Settings, energy: energies.AbstractEnergy, rows: np.ndarray
 ) -> objectives.AbstractObjective | None:
@@ -378,46 +357,3 @@ def build_objective(
     # What it says of a misfit it says while it starts: traced here, nothing is computed.
     eqx.filter_eval_shape(lambda key: objective.init(energy, rows, key=key), random.key(0))
     return objective
-
-
-_OBJECTIVES = {
-    "auto": lambda: None,
-    "moments": lambda: None,
-    "likelihood": objectives.MaximumLikelihood,
-    "pseudolikelihood": objectives.PseudoLikelihood,
-    "ratio": objectives.RatioMatching,
-    "flow": objectives.MinimumProbabilityFlow,
-    "concrete": objectives.ConcreteScoreMatching,
-    "score": objectives.ScoreMatching,
-    "denoising": objectives.DenoisingScoreMatching,
-    "multiscale": objectives.MultiscaleDenoising,
-    "equilibrium": objectives.EquilibriumMatching,
-    "transport": objectives.EnergyMatching,
-}
-_COUNTED = {
-    "cd": lambda num=1: objectives.ContrastiveDivergence(num_steps=num),
-    "pcd": lambda num=1: objectives.PersistentCD(num_steps=num),
-    "replay": lambda num=20: objectives.ReplayCD(num_steps=num),
-    "improved": lambda num=20: objectives.ImprovedCD(num_steps=num),
-    "recovery": lambda num=20: objectives.RecoveryLikelihood(num_steps=num),
-    "sliced": lambda num=1: objectives.SlicedScoreMatching(num_slices=num),
-    "nce": lambda num=1: objectives.NoiseContrastive(num_noise=num),
-    "conditional-nce": lambda num=1: objectives.ConditionalNCE(num_moves=num),
-    "discrepancy": lambda num=16: objectives.EnergyDiscrepancy(num_moves=num),
-}
-"""With a number after a colon."""
-
-
-def parse_objective(text: str) -> Any:
-    """The objective that `text` names, None for the default of the energy."""
-    kind, colon, number = text.partition(":")
-    if kind not in _OBJECTIVES and kind not in _COUNTED:
-        words = ", ".join([*_OBJECTIVES, *(f"{word}:K" for word in _COUNTED)])
-        raise ValueError(f"--objective {text}: expected one of {words}")
-    if not colon:
-        return (_OBJECTIVES | _COUNTED)[kind]()
-    if kind in _OBJECTIVES:
-        raise ValueError(f"--objective {text}: {kind} takes no number")
-    if not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"--objective {text}: expected a whole number from 1 after the colon")
-    return _COUNTED[kind](int(number))
