@@ -375,13 +375,13 @@ SCRIPT = """
 import sys, time
 from tests.training.test_best import train
 slow = lambda step, metrics: time.sleep(0.02)
-train(sys.argv[1], num_steps=3000, callback=slow)
+train(sys.argv[1], num_steps=1000, callback=slow)
 """
 
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_the_best(tmp_path):
-    due = train(tmp_path / "whole", num_steps=3000)
+    due = train(tmp_path / "whole", num_steps=1000)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for i, seconds in enumerate((0.0, 0.217, 0.5)):
         folder = tmp_path / str(i)
@@ -392,8 +392,8 @@ def test_kill_9_at_any_moment_leaves_the_best(tmp_path):
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert steps_kept(folder)[-1] < 3000
-        got = resume(folder, score=score, num_steps=3000)
+        assert steps_kept(folder)[-1] < 1000
+        got = resume(folder, score=score, num_steps=1000)
         same_end(folder, got, tmp_path / "whole", due)
         assert not list(folder.rglob(".*.tmp"))
         assert len(list((folder / "best").iterdir())) == 4
