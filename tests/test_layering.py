@@ -24,13 +24,14 @@ LEVELS = [
     ["estimators"],
     ["jobs"],  # what a run on disk is; the command line and the report share it
     ["report"],
+    ["serve"],  # its page is a report's
     ["demo"],  # writes a report
     ["cli"],  # starts all of them
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 # The core (all rooms but these) imports with JAX, Equinox and NumPy alone, and fast.
-OUTER = {"estimators", "report", "demo", "cli"}
+OUTER = {"estimators", "report", "serve", "demo", "cli"}
 CORE_AT_IMPORT = {"jax", "jaxlib", "equinox", "jaxtyping", "numpy"}
 CORE_IN_FUNCTIONS = {
     "optax", "tensorboardX",  # fit

@@ -1,3 +1,3 @@
-"""The command line: `energax demo | fit | sample | logz | score | ... RUN`."""
+"""The command line: `energax demo | fit | sample | logz | score | serve | ... RUN`."""
 
 from energax.cli.choose import main as main
