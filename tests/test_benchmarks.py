@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 benchmarks = pytest.importorskip("benchmarks", reason="not part of what is released")
-from benchmarks import _gauntlet_runs, _pages, objectives_table  # noqa: E402
+from benchmarks import _gauntlet_runs, _malformed, _pages, objectives_table  # noqa: E402
 from benchmarks._lines import append  # noqa: E402
 from benchmarks._objectives.page import NOT_THE_ROWS, TITLES  # noqa: E402
 from benchmarks._objectives.page import table as objectives_in  # noqa: E402
@@ -88,6 +88,13 @@ def test_what_follows_a_line_cut_short_is_not_lost_with_it(tmp_path, cut):
     file.write_bytes(b"")
     append(file, first)
     assert file.read_bytes() == whole.splitlines(keepends=True)[0]
+
+
+def test_malformed_requests_are_of_every_kind_and_repeat():
+    made = list(_malformed.requests(3, 400, 30))
+    assert made == list(_malformed.requests(3, 400, 30))
+    assert {kind for kind, _ in made} == set(_malformed.KINDS)
+    assert all(b"\r\n\r\n" in sent for _, sent in made)
 
 
 # ---- the table of objectives -----------------------------------------------------------------

@@ -659,6 +659,7 @@ def test_wrong_usage_is_one_line(folder, capsys):
             (["serve", run, "--host", "no.such.host.invalid"], 2, "no such host"),
             (["serve", run, "--max-seconds", 0], 2, "max_seconds"),
             (["serve", run, "--port", 70_000], 2, "--port"),
+            (["serve", run, "--max-lifetime", "nan"], 2, "--max-lifetime"),
             (["serve", run, "--port", port], 1, "Address already in use"),
         ):
             code, said = ended(*arguments, capsys=capsys)

@@ -60,6 +60,8 @@ def serve(
         from energax import serve as room
     except ImportError as error:
         raise BadInput(f"serve needs {error.name}: pip install 'energax[serve]'") from error
+    if max_lifetime is not None and not max_lifetime < float("inf"):
+        raise BadInput(f"--max-lifetime: expected a number of seconds, got {max_lifetime}")
     with users_fault():
         limits = room.Limits(max_body, max_rows, max_seconds)
         sock = room.bind(host, port, expose=expose)

@@ -115,7 +115,7 @@ class Model:
                 "max_rows": self.limits.max_rows,
                 "max_seconds": self.limits.max_seconds,
             },
-            version=metadata.version("energax"),
+            version=_version(),
         )
 
     # ---- rows in, rows out -------------------------------------------------------------------
@@ -282,6 +282,13 @@ class Model:
 
     def _key(self, request: DenoiseRequest | SampleRequest):
         return random.key(self.seed if request.seed is msgspec.UNSET else request.seed)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("energax")
+    except metadata.PackageNotFoundError:  # run from a folder, not installed
+        return "unknown"
 
 
 @contextlib.contextmanager

@@ -66,7 +66,8 @@ def run(
 ) -> bool:
     """Serves an app of `create_app` on `sock` until Ctrl-C, SIGTERM, or for `max_lifetime` seconds.
 
-    Requests in work then have `GRACE_SECONDS` to end.
+    Requests in work then have `GRACE_SECONDS` to end. For a process's main thread, which has the
+    signals. `on_start` is called when the first request can come.
 
     **Returns:** whether all work has ended. Compiled work that runs on cannot be stopped, and would
     have the process wait for it.
