@@ -53,11 +53,11 @@ class _Book:
     reasons: list[str] = dataclasses.field(default_factory=list)
 
     def add(
-        self, title: str, rows: list[str], data: dict[str, Any], figures=(), table=None
+        self, title: str, rows: list[str], data: dict[str, Any], figures=(), **table: Any
     ) -> None:
         self.lines += ["", title, *(f"  {row}" for row in rows)]
         self.data |= data
-        self.page.section(title, text=rows, figures=figures, table=table)
+        self.page.section(title, text=rows, figures=figures, **table)
 
     def judge(self, what: str, answer) -> None:
         self.reasons += [f"{what}: {reason}" for reason in answer.reasons]
@@ -79,6 +79,7 @@ def run(out: Path, *, seed: int = 0, quick: bool = False, say: Callable[[str], N
     _likelihood(book, fitted, train, test, next(keys))
     _samples(book, fitted, train, test, next(keys))
     _anomalies(book, train, test, train_labels, test_labels, num_updates, next(keys))
+    _unusual(book, fitted.energy, train, test)
     _cleaning(book, fitted.energy, test, next(keys))
     _features(book, fitted.energy, train, test, train_labels, test_labels)
     _two_dimensions(book, next(keys))
@@ -235,6 +236,26 @@ def _anomalies(book: _Book, train, test, train_labels, test_labels, num_updates,
             report.figures.image_grid(test[shown[:20]].reshape(-1, 8, 8), "least anomalous"),
         ],
         table=[header, *table],
+        caption="AUROC; a click on a header sorts by it",
+        sortable=True,
+    )
+
+
+def _unusual(book: _Book, energy, train, test) -> None:
+    book.say("asking which pixels make digits unusual ...")
+    table, shown = report.unusual_rows(energy, test, reference=train)
+    number, value, p_value, pixel, *_, nats, _ = table[1]
+    book.add(
+        "The most unusual test digits, and their pixels",
+        [
+            f"test digit {number} has the highest energy, {value}, p-value {p_value}; "
+            f"{pixel} contributes most: the energy falls by {nats} nats if it alone is flipped"
+        ],
+        {"most_unusual": int(number)},
+        figures=shown,
+        table=table,
+        caption="Most unusual test digits; a click on a header sorts by it",
+        sortable=True,
     )
 
 

@@ -475,7 +475,7 @@ def test_a_training_can_be_watched(tmp_path):
     options = ["--num-steps", "40", "--live", "--tensorboard", "--json"]
     assert run("fit", tmp_path / "rows.npy", "--out", out, *options)[0] == 0
     page = (out / "report.html").read_text()
-    assert "step 40, training has ended" in page and "http-equiv" not in page
+    assert "step 40, training has ended" in page and 'http-equiv="refresh"' not in page
     (events,) = (out / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents")
 

@@ -204,8 +204,8 @@ def fit(
     if leads:
         writable(out, folder=True)
         write_settings(out, dataclasses.asdict(job.settings))
-    with _watching(out, leads and live, leads and tensorboard) as callback:
-        _finish_fit(out, job, callback, leads, as_json=as_json, strict=strict)
+    telling = Telling(live, tensorboard)
+    _train(out, job, leads, telling, as_json=as_json, strict=strict)
 
 
 @app.command()
@@ -252,28 +252,38 @@ def resume(
         from energax.training import step_to_go_on_from
 
         told_before = step_to_go_on_from(run / jobs.CHECKPOINTS, which)
-    with _watching(run, leads and live, leads and tensorboard, told_before) as callback:
-        _finish_fit(run, job, callback, leads, which, as_json=as_json, strict=strict)
+    telling = Telling(live, tensorboard, told_before)
+    _train(run, job, leads, telling, which, as_json=as_json, strict=strict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Telling:
+    """What a training writes while it runs, beside its progress: a page, and events for
+    TensorBoard; `told_before` is the step up to which a run that goes on has its events."""
+
+    live: bool
+    tensorboard: bool
+    told_before: int | None = None
 
 
 @contextlib.contextmanager
-def _watching(
-    out: Path, live: bool, tensorboard: bool, told_before: int | None = None
-) -> Iterator[Any]:
-    """The callback of a training in `out` that writes what was asked for while it runs.
+def _callback(out: Path, num_steps: int, telling: Telling) -> Iterator[Any]:
+    """The callback of a training in `out` that writes what is to be seen of it while it runs."""
+    from energax import jobs
+    from energax.training import ProgressFile
 
-    **Arguments:** `told_before`: of a run that goes on, the step up to which events are there.
-    """
     with contextlib.ExitStack() as open_files:
-        called: list[Any] = []
-        if live:
+        told = ProgressFile(out / jobs.PROGRESS, num_steps=num_steps)
+        called: list[Any] = [open_files.enter_context(told)]
+        if telling.live:
             from energax.report import LiveReport
 
             called.append(open_files.enter_context(LiveReport(out / "report.html", str(out))))
-        if tensorboard:
+        if telling.tensorboard:
             from energax.training import TensorBoard
 
-            first_step = None if told_before is None else told_before + 1
+            before = telling.told_before
+            first_step = None if before is None else before + 1
             board = TensorBoard(out / "tensorboard", first_step=first_step)
             called.append(open_files.enter_context(board))
 
@@ -281,17 +291,28 @@ def _watching(
             for each in called:
                 each(step, metrics)
 
-        yield callback if called else None
+        yield callback
 
 
-def _finish_fit(
-    out: Path, job, callback, leads: bool, which: str = "last", *, as_json: bool, strict: bool
+def _train(
+    out: Path,
+    job,
+    leads: bool,
+    telling: Telling,
+    which: str = "last",
+    *,
+    as_json: bool,
+    strict: bool,
 ) -> None:
     progress = leads and not as_json
     if job.memory is not None and leads:
         say(f"energax: {job.memory}")
     try:
-        with users_fault():
+        with contextlib.ExitStack() as open_files, users_fault():
+            callback = None
+            if leads:
+                told = _callback(out, job.settings.num_steps, telling)
+                callback = open_files.enter_context(told)
             result = job.train(out, progress=progress, callback=callback, leads=leads, which=which)
     except KeyboardInterrupt:
         if leads:

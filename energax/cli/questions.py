@@ -9,6 +9,7 @@ import typer
 
 from energax import io
 from energax.cli._base import (
+    SETTINGS,
     Answer,
     BadInput,
     DataFile,
@@ -24,6 +25,7 @@ from energax.cli._base import (
     out_file,
     read,
     rows_for,
+    say,
     users_fault,
     writable,
 )
@@ -299,7 +301,15 @@ def ratio(
 @app.command()
 def report(
     run: RunDir,
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write (default: RUN/report.html)")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="while it trains: a page that follows, then the report")
+    ] = False,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", min=0.0, help="the most to --watch for")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     strict: Strict = False,
@@ -308,16 +318,52 @@ def report(
     from energax import jobs
     from energax import report as pages
 
+    if max_seconds is not None and not watch:
+        raise BadInput("--max-seconds says how long to --watch for: give both or none")
+    out = run / "report.html" if out is None else out
+    if not (run / SETTINGS).is_file():  # before a page is written into what is no run
+        load(run)
     writable(out)
+    if watch:
+        say(f"energax: watching {run}; open {out.resolve()} in a browser")
+        with users_fault():
+            end = pages.watch(run, out, max_seconds=max_seconds)
+        if end != "ended":
+            _tell_of_unfinished(run, out, end).finish(as_json=as_json, strict=strict)
+            return
     fitted, settings = load(run)
     with users_fault():
         train_rows, test_rows = jobs.split_rows(settings)
+    told = jobs.Settings(**settings)
+    # of a stream only some rows are at hand, by no number of theirs
+    numbers = None
+    if not told.stream:
+        _, numbers = jobs.split_numbers(len(train_rows) + len(test_rows), told)
     verdict = pages.write_run_report(
-        out, fitted, train_rows, test_rows, key=key_of(seed), settings=settings
+        out,
+        fitted,
+        train_rows,
+        test_rows,
+        key=key_of(seed),
+        settings=settings,
+        test_numbers=numbers,
     )
     Answer(
         [f"report: {out.resolve()}"],
-        {"report": str(out.resolve())},
+        {"report": str(out.resolve()), "training": "ended"},
         verdict.reliable,
         verdict.reasons,
     ).finish(as_json=as_json, strict=strict)
+
+
+def _tell_of_unfinished(run: Path, out: Path, end: str) -> Answer:
+    """The answer where a watch was over before its training was."""
+    again = f"`energax resume {run}` goes on from the last checkpoint"
+    reason = {
+        "interrupted": f"the training was interrupted: {again}",
+        "failed": f"the training failed, see what it said itself: {again}",
+        "lost": f"the process that trained is gone without a word: {again}",
+        "running": "it was still training when the time to watch was up",
+    }[end]
+    lines = [f"page: {out.resolve()}"]
+    return Answer(lines, {"report": str(out.resolve()), "training": end}, False, (reason,))

@@ -19,6 +19,8 @@ from energax.jobs import streams
 from energax.jobs.models import build_model, parse_objective
 from energax.training._base import CHECKPOINTS
 
+PROGRESS = "progress.json"  # in a run's folder: what its training tells
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -223,14 +225,20 @@ def _some_points(
 
 def split(rows: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """(train, held out): a seeded permutation, the first `test_fraction` held out."""
-    order = np.random.default_rng(settings.seed).permutation(len(rows))
-    num_test = round(settings.test_fraction * len(rows))
-    if len(rows) - num_test < 2:
+    train, test = split_numbers(len(rows), settings)
+    return rows[train], rows[test]
+
+
+def split_numbers(num_rows: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(train, held out): the numbers of the rows, from 0, in order."""
+    order = np.random.default_rng(settings.seed).permutation(num_rows)
+    num_test = round(settings.test_fraction * num_rows)
+    if num_rows - num_test < 2:
         raise ValueError(
-            f"{len(rows)} row(s) with --test-fraction {settings.test_fraction} leave "
-            f"{len(rows) - num_test} to train on: at least 2 are needed"
+            f"{num_rows} row(s) with --test-fraction {settings.test_fraction} leave "
+            f"{num_rows - num_test} to train on: at least 2 are needed"
         )
-    return rows[np.sort(order[num_test:])], rows[np.sort(order[:num_test])]
+    return np.sort(order[num_test:]), np.sort(order[:num_test])
 
 
 def split_rows(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

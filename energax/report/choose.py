@@ -12,16 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from energax import partition, samplers, spaces, tasks
+from energax import jobs, partition, samplers, spaces, tasks
 from energax.energies import AbstractRBM
 from energax.energies._base import AbstractEnergy
 from energax.report import figures
 from energax.report._base import Figure, Page
 from energax.results import Verdict
-from energax.training import Fit
+from energax.training import Curves, Fit, Progress, read_progress
 
 _MOST_ROWS = 2000
+_MOST_UNUSUAL = 30
+_MOST_PAIRED_COLUMNS = 8
 _RELOAD_SECONDS = 10
+_LOOK_SECONDS = 0.5  # between two looks whether a training has news
 
 
 def write_run_report(
@@ -32,11 +35,13 @@ def write_run_report(
     *,
     key,
     settings: dict[str, Any],
+    test_numbers: np.ndarray | None = None,
 ) -> Verdict:
     """Writes the page of a run: training, samples, chains, likelihood, anomalies, cleaning.
 
     **Arguments:** `train`, `test`: validated rows (test may be empty: sections on held-out rows are
     then left out, and the page says so). `settings`: what the run was started with, for the record.
+    `test_numbers`: of the held-out rows in their file, from 0; None counts the held-out rows.
 
     **Returns:** the verdict over all answers on the page.
     """
@@ -71,7 +76,7 @@ def write_run_report(
     reasons += [f"log Z: {reason}" for reason in z.reasons]
     if len(test):
         _likelihood_section(page, energy, z, train, test)
-        _anomaly_section(page, energy, train, test)
+        _anomaly_section(page, energy, train, test, test_numbers)
         reasons += _cleaning_section(page, energy, test, next(keys))
     else:
         page.section("Held-out rows", text=["none: fit with --test-fraction above 0 to see more"])
@@ -93,6 +98,9 @@ def _samples_section(page: Page, energy: AbstractEnergy, draws, train, test) -> 
         shown.append(figures.image_grid(images[:: len(images) // 40][:40], "draws of the model"))
     elif np.ndim(flat) == 2:
         shown.append(figures.coordinate_histograms(np.asarray(train), np.asarray(flat)))
+        if energy.space.is_continuous and np.shape(flat)[1] > 1:
+            columns = [f"column {i}" for i in range(np.shape(flat)[1])][:_MOST_PAIRED_COLUMNS]
+            shown.append(figures.pairs({"data": np.asarray(train), "draws": flat}, columns))
     if energy.space.is_continuous and np.shape(flat)[1:] == (2,):
         shown.append(figures.landscape(energy, {draws.sampler: draws}))
     shown += [figures.energy_histograms(values), figures.chain_diagnostics(draws)]
@@ -150,24 +158,70 @@ def _likelihood_section(page: Page, energy: AbstractEnergy, z, train, test) -> N
     )
 
 
-def _anomaly_section(page: Page, energy: AbstractEnergy, train, test) -> None:
-    odd = tasks.anomaly_scores(energy, test, held_out=train[:_MOST_ROWS])
-    order = np.argsort(-odd.scores)
-    shown = []
+def _anomaly_section(page: Page, energy: AbstractEnergy, train, test, numbers) -> None:
+    reference = train[:_MOST_ROWS]
+    table, shown = unusual_rows(energy, test, reference=reference, numbers=numbers)
     images = figures.as_images(test)
     if images is not None:
-        shown = [
-            figures.image_grid(images[order[:20]], "most anomalous held-out rows"),
-            figures.image_grid(images[order[::-1][:20]], "least anomalous held-out rows"),
-        ]
-    table = [["held-out row", "energy"]]
-    table += [[str(i), f"{odd.scores[i]:.3f}"] for i in (*order[:5], *order[-5:])]
+        energies = np.asarray(jax.jit(jax.vmap(energy))(jnp.asarray(test)))
+        usual = images[np.argsort(energies)[:20]]
+        shown.append(figures.image_grid(usual, "least anomalous held-out rows"))
     page.section(
-        "Most and least anomalous held-out rows",
-        text=["the five highest and the five lowest energies"],
+        "Most unusual held-out rows",
+        text=[
+            f"the {len(table) - 1} with the highest energies of {len(test)}; p-value: the share of "
+            f"{len(reference)} training rows that are as unusual",
+            "(where the model has memorised those, it is too small)",
+            "nats: how far the energy would fall if that column alone had its most usual value",
+        ],
         table=table,
+        caption="Most unusual held-out rows; a click on a header sorts by it",
+        sortable=True,
         figures=shown,
     )
+
+
+def unusual_rows(
+    energy: AbstractEnergy,
+    rows: np.ndarray,
+    *,
+    reference: np.ndarray,
+    numbers: np.ndarray | None = None,
+    most: int = _MOST_UNUSUAL,
+) -> tuple[list[list[str]], list[Figure]]:
+    """(a table with its header, figures) of the rows of highest energy, and the columns that made
+    them so by `tasks.explain`.
+
+    **Arguments:** `rows`: validated, (rows, *event). `reference`: rows for p-values and usual
+    values of the columns. `numbers`: what to call the rows; None counts them.
+    """
+    odd = tasks.anomaly_scores(energy, rows, held_out=reference)
+    order = np.argsort(-odd.scores, kind="stable")[:most]
+    numbers = np.arange(len(rows)) if numbers is None else numbers
+    chosen, space = rows[order], energy.space
+    why = tasks.explain(energy, chosen, reference=reference)
+    own = np.asarray(space.decode(chosen)) if isinstance(space, spaces.Categorical) else chosen
+    table = [["row", "energy", "p-value", "column", "its value", "usual", "nats", "next columns"]]
+    for i, row in enumerate(order):
+        cells = [str(numbers[row]), f"{odd.scores[row]:.3f}", f"{odd.p_values[row]:.3g}"]
+        first, *others = why.top(i) or [(None, 0.0)]
+        place, nats = first
+        if place is None:
+            cells += ["none", "", "", "0", ""]
+        else:
+            values = (f"{own[i][place]:.4g}", f"{why.best[i][place]:.4g}")
+            rest = ", ".join(f"{_column(place)} ({nats:.2f})" for place, nats in others)
+            cells += [_column(place), *values, f"{nats:.2f}", rest]
+        table.append(cells)
+    images = figures.as_images(chosen[:10])
+    if images is None or why.contributions[0].size != images[0].size:
+        return table, []
+    shares = why.contributions[:10].reshape(images.shape)
+    return table, [figures.unusual_images(images, shares)]
+
+
+def _column(place: tuple[int, ...]) -> str:
+    return ("column " if len(place) == 1 else "pixel ") + ", ".join(map(str, place))
 
 
 def _cleaning_section(page: Page, energy: AbstractEnergy, test, key) -> list[str]:
@@ -226,29 +280,20 @@ class LiveReport:
         self, path: str | os.PathLike[str], title: str = "energax", *, every_seconds: float = 10.0
     ):
         self.path, self.title, self.every_seconds = Path(path), title, every_seconds
-        self._rows: dict[str, list[float]] = {"step": []}
-        self._every, self._calls = 1, 0
+        self._curves, self._step = Curves(), 0
         self._began, self._written = time.monotonic(), -np.inf
-        self._last: tuple[int, dict[str, float]] | None = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        if self._calls % self._every == 0:
-            for name, value in {**metrics, "step": float(step)}.items():
-                self._rows.setdefault(name, []).append(value)
-            if len(self._rows["step"]) > 2_000:  # every second one
-                self._rows = {name: values[::2] for name, values in self._rows.items()}
-                self._every *= 2
-        self._calls += 1
-        self._last = step, metrics
-        now = time.monotonic()
-        if now - self._written >= self.every_seconds:
-            self._write(step, metrics)
+        self._curves(step, metrics)
+        self._step = step
+        if time.monotonic() - self._written >= self.every_seconds:
+            self._write("still training")
             self._written = time.monotonic()
 
     def close(self) -> None:
         """Writes the page once more, as that of a training that has ended."""
-        if self._last is not None:
-            self._write(*self._last, ended=True)
+        if self._step:
+            self._write("training has ended")
 
     def __enter__(self) -> "LiveReport":
         return self
@@ -256,17 +301,111 @@ class LiveReport:
     def __exit__(self, *reason: object) -> None:
         self.close()
 
-    def _write(self, step: int, metrics: dict[str, float], ended: bool = False) -> None:
-        state = "training has ended" if ended else "still training"
-        page = Page(
-            f"{self.title}: step {step:,}, {state}",
-            reload_seconds=None if ended else _RELOAD_SECONDS,
+    def _write(self, state: str) -> None:
+        _write_training_page(
+            self.path,
+            f"{self.title}: step {self._step:,}, {state}",
+            [f"for {time.monotonic() - self._began:.0f} seconds"],
+            self._curves.history,
+            _RELOAD_SECONDS if state == "still training" else None,
         )
-        history = {name: np.asarray(values) for name, values in self._rows.items()}
-        page.section(
-            "Training",
-            text=[f"for {time.monotonic() - self._began:.0f} seconds"]
-            + [f"{name}: {value:.5g}" for name, value in metrics.items() if name != "step"],
-            figures=[figures.training_curves(history)],
-        )
-        page.write(self.path)
+
+
+def _write_training_page(
+    path: Path, title: str, text: list[str], history: dict[str, np.ndarray], reload: int | None
+) -> None:
+    page = Page(title, reload_seconds=reload)
+    shown = []
+    if len(history["step"]):
+        last = {name: values[-1] for name, values in history.items() if name != "step"}
+        text = [*text, *(f"{name}: {value:.5g}" for name, value in last.items())]
+        shown = [figures.training_curves(history)]
+    page.section("Training", text=text, figures=shown)
+    page.write(path)
+
+
+_ENDS = {
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "lost": "gone without a word",
+    "running": "still training, no longer watched",
+}
+
+
+def watch(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_seconds: float | None = None,
+    every_seconds: float = 5.0,
+) -> str:
+    """Writes the page of the training that goes on in the folder `run` again and again.
+
+    It reads what `energax fit` (or a `training.ProgressFile`) tells of it there. In a browser the
+    page loads itself again, as often, and keeps its place and what figures show.
+
+    **Arguments:** `max_seconds`: how long to watch, None until training ends. `every_seconds`:
+    between two writings.
+
+    **Returns:** "ended"; "interrupted"; "failed"; "lost" if the process that trained is gone
+    without a word; "running" if time is up.
+
+    **Raises:** OSError if `out` cannot be written. KeyboardInterrupt, on Ctrl-C, once the page says
+    that nobody writes it any more.
+    """
+    run, out = Path(run), Path(out)
+    began, written = time.monotonic(), -np.inf
+    news: Progress | None = None
+    reload = max(1, round(every_seconds))
+    try:
+        while True:
+            newer = _news_of(run)
+            has_news = newer is not None and (news is None or newer.written != news.written)
+            news = newer or news
+            state = _state_of(run, news)
+            if state == "lost":  # what it said last is there once it is gone
+                news = _news_of(run)
+                state = _state_of(run, news)
+            if state == "ended":
+                _write_watched(out, run, "ended, its report is on the way", news, reload)
+                return state
+            time_is_up = max_seconds is not None and time.monotonic() - began >= max_seconds
+            if state != "running" or time_is_up:
+                _write_watched(out, run, _ENDS[state], news)
+                return state
+            due = has_news and time.monotonic() - written >= every_seconds
+            if due or written == -np.inf:
+                _write_watched(out, run, "still training", news, reload)
+                written = time.monotonic()
+            time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        _write_watched(out, run, _ENDS["running"], news)
+        raise
+
+
+def _news_of(run: Path) -> Progress | None:
+    try:
+        return read_progress(run / jobs.PROGRESS)
+    except FileNotFoundError:
+        return None
+
+
+def _state_of(run: Path, news: Progress | None) -> str:
+    if news is None:  # of a training that tells nothing, its result shows
+        return "ended" if (run / "fit.json").is_file() else "running"
+    if news.is_lost:
+        return "lost"
+    return "running" if news.state == "training" else news.state
+
+
+def _write_watched(
+    out: Path, run: Path, words: str, news: Progress | None, reload: int | None = None
+) -> None:
+    if news is None:
+        _write_training_page(out, f"{run}: no news yet, {words}", [], {"step": np.zeros(0)}, reload)
+        return
+    of = "" if news.num_steps is None else f" of {news.num_steps:,}"
+    at = time.strftime("%H:%M:%S", time.localtime(news.written))
+    text = [f"for {news.seconds:.0f} seconds; last news at {at}"]
+    title = f"{run}: step {news.step:,}{of}, {words}"
+    _write_training_page(out, title, text, news.history, reload)

@@ -11,6 +11,7 @@ from energax.training._base import (
 )
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
+from energax.training.curves import Curves, Progress, ProgressFile, read_progress
 from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
 from energax.training.loop import (
     check_matrices,
@@ -24,11 +25,14 @@ from energax.training.stopping import EarlyStopping
 
 __all__ = [
     "Best",
+    "Curves",
     "DamagedCheckpoint",
     "EarlyStopping",
     "Experts",
     "Fit",
     "NormalMixture",
+    "Progress",
+    "ProgressFile",
     "Recovery",
     "Stopping",
     "TensorBoard",
@@ -40,6 +44,7 @@ __all__ = [
     "fit_mixture",
     "load",
     "pretrain",
+    "read_progress",
     "resume",
     "rows_a_window",
     "step_to_go_on_from",

