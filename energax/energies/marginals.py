@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from energax.energies._base import AbstractNormalised
@@ -38,7 +39,7 @@ class KernelMarginals(AbstractNormalised):
                 f"KernelMarginals: expected points (q, n) and width (n,), got {shape} and "
                 f"{np.shape(width)}"
             )
-        if not isinstance(width, jax.core.Tracer) and not (np.asarray(width) > 0).all():
+        if not isinstance(width, Tracer) and not (np.asarray(width) > 0).all():
             raise ValueError("KernelMarginals: expected positive widths")
         self.space = Real(shape[1:])
         self.points, self.width = jnp.asarray(points, float), jnp.asarray(width, float)

@@ -10,6 +10,7 @@ from energax.jobs.choose import held_out_rows as held_out_rows
 from energax.jobs.choose import parse_space as parse_space
 from energax.jobs.choose import prepare as prepare
 from energax.jobs.choose import read_rows as read_rows
+from energax.jobs.choose import space_name as space_name
 from energax.jobs.choose import split_numbers as split_numbers
 from energax.jobs.choose import split_rows as split_rows
 from energax.jobs.models import build_model as build_model

@@ -204,14 +204,14 @@ def unusual_rows(
     table = [["row", "energy", "p-value", "column", "its value", "usual", "nats", "next columns"]]
     for i, row in enumerate(order):
         cells = [str(numbers[row]), f"{odd.scores[row]:.3f}", f"{odd.p_values[row]:.3g}"]
-        first, *others = why.top(i) or [(None, 0.0)]
-        place, nats = first
-        if place is None:
-            cells += ["none", "", "", "0", ""]
-        else:
+        found = why.top(i)
+        if found:
+            (place, nats), *others = found
             values = (f"{own[i][place]:.4g}", f"{why.best[i][place]:.4g}")
             rest = ", ".join(f"{_column(place)} ({nats:.2f})" for place, nats in others)
             cells += [_column(place), *values, f"{nats:.2f}", rest]
+        else:
+            cells += ["none", "", "", "0", ""]
         table.append(cells)
     images = figures.as_images(chosen[:10])
     if images is None or why.contributions[0].size != images[0].size:
@@ -356,12 +356,11 @@ def watch(
     run, out = Path(run), Path(out)
     began, written = time.monotonic(), -np.inf
     news: Progress | None = None
+    shown: float | None = None  # when the news were written that the page has
     reload = max(1, round(every_seconds))
     try:
         while True:
-            newer = _news_of(run)
-            has_news = newer is not None and (news is None or newer.written != news.written)
-            news = newer or news
+            news = _news_of(run) or news
             state = _state_of(run, news)
             if state == "lost":  # what it said last is there once it is gone
                 news = _news_of(run)
@@ -373,10 +372,10 @@ def watch(
             if state != "running" or time_is_up:
                 _write_watched(out, run, _ENDS[state], news)
                 return state
-            due = has_news and time.monotonic() - written >= every_seconds
-            if due or written == -np.inf:
+            is_new = news is not None and news.written != shown
+            if written == -np.inf or (is_new and time.monotonic() - written >= every_seconds):
                 _write_watched(out, run, "still training", news, reload)
-                written = time.monotonic()
+                written, shown = time.monotonic(), None if news is None else news.written
             time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         _write_watched(out, run, _ENDS["running"], news)

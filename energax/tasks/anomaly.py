@@ -6,6 +6,7 @@ P(p ≤ α) ≤ α for any energy whatever, good or bad.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +73,8 @@ class Calibration:
         """
         from scipy.stats import ks_2samp
 
-        _, p_value = ks_2samp(self.scores, scores)
-        return float(p_value)
+        found: Any = ks_2samp(self.scores, scores)
+        return float(found.pvalue)
 
     def verdict(self, false_alarm_rate: float) -> Verdict:
         """Whether p-values can be so small that rows are told apart at this rate."""

@@ -92,7 +92,7 @@ def test_a_process_that_is_gone_is_lost_on_its_own_machine_only(tmp_path):
         assert read_progress(path).is_lost == lost
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"state": "training"}', '{"history": {"step": ["a"]}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"state": "training"}', '{"history": {"a": ["b"]}}'])
 def test_what_is_no_record_is_told_and_trained_over(tmp_path, text):
     path = tmp_path / "progress.json"
     path.write_text(text)

@@ -55,7 +55,7 @@ def training_curves(history: Mapping[str, np.ndarray]) -> Figure:
     """The two halves of the gradient and their gap against the step."""
     halves = [name for name in ("energy_data", "energy_samples", "loss") if name in history]
     if "energy_samples" in halves:
-        halves.remove("loss")
+        halves = [name for name in halves if name != "loss"]
     second = "gap" if "gap" in history else "gradient_norm"
     step = history["step"]
     left = [

@@ -21,7 +21,7 @@ const shown = (value) => {
 const ticksOf = (low, high, most) => {
   const rough = (high - low) / Math.max(1, most);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= rough * 0.999);
+  const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= 0.7 * rough);
   const digits = Math.min(20, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
   const found = [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + step * 1e-6; i += 1) {
