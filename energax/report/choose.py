@@ -22,6 +22,7 @@ from energax.training import Curves, Fit, Progress, read_progress
 
 _MOST_ROWS = 2000
 _MOST_UNUSUAL = 30
+_MOST_TRIED = 2**20  # energies that ask which columns make rows unusual, where sites are numbers
 _MOST_PAIRED_COLUMNS = 8
 _RELOAD_SECONDS = 10
 _LOOK_SECONDS = 0.5  # between two looks whether a training has news
@@ -199,7 +200,8 @@ def unusual_rows(
     order = np.argsort(-odd.scores, kind="stable")[:most]
     numbers = np.arange(len(rows)) if numbers is None else numbers
     chosen, space = rows[order], energy.space
-    why = tasks.explain(energy, chosen, reference=reference)
+    tried = int(np.clip(_MOST_TRIED // (len(chosen) * space.num_sites), 2, 32))
+    why = tasks.explain(energy, chosen, reference=reference, num_values=tried)
     own = np.asarray(space.decode(chosen)) if isinstance(space, spaces.Categorical) else chosen
     table = [["row", "energy", "p-value", "column", "its value", "usual", "nats", "next columns"]]
     for i, row in enumerate(order):

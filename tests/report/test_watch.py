@@ -10,7 +10,7 @@ import pytest
 
 from energax import cli, report
 from energax.training import ProgressFile
-from tests.report.seen import panel_called, steadily, ticks, until
+from tests.report.seen import opened, panel_called, steadily, ticks, until
 
 
 @pytest.fixture
@@ -195,8 +195,9 @@ def test_a_watched_page_loads_itself_again_and_is_seen_as_it_was(browser, tmp_pa
     assert wrong == []
 
 
-def test_a_page_of_a_training_is_followed_without_scripts_too(tmp_path):
-    live = report.LiveReport(tmp_path / "live.html", every_seconds=0.0)
-    live(5, {"loss": 1.0})
-    text = (tmp_path / "live.html").read_text()
-    assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in text
+def test_a_page_of_a_training_is_followed_without_scripts_too(browser, tmp_path):
+    path = tmp_path / "page.html"
+    report.Page("first", reload_seconds=1).write(path)
+    with opened(browser, path, java_script_enabled=False) as page:
+        report.Page("second").write(path)
+        until(page, "document.title === 'second'")
