@@ -4,6 +4,7 @@ Without a browser the tests that want one are skipped; with ENERGAX_NEEDS_BROWSE
 they fail.
 """
 
+import importlib.util
 import os
 import shutil
 import time
@@ -23,18 +24,24 @@ def _lacking(what):
     pytest.skip(what)
 
 
-@pytest.fixture(scope="module")
-def browser():
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a browser. Asked for first, so that nothing is trained where there is none."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         _lacking(f"none of {', '.join(BROWSERS)} is here: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
+    if importlib.util.find_spec("playwright") is None:
         _lacking("the tests of pages need playwright: pip install energax[test]")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as play:
         # root has no sandbox; the driver is Playwright's, the browser is Debian's
-        found = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield found
         found.close()
 
@@ -65,7 +72,7 @@ def _write_reports(folder):
 
 
 @pytest.fixture(scope="session")
-def reports(tmp_path_factory):
+def reports(chromium, tmp_path_factory):
     """The folder of the reports, which one worker of several writes for all."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reports"

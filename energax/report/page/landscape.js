@@ -6,7 +6,7 @@ const blue = (share) => {
   const at = Math.min(0.9999, Math.max(0, share)) * (BLUES.length - 1), i = Math.floor(at);
   return BLUES[i].map((v, k) => Math.round(v + (at - i) * (BLUES[i + 1][k] - v)));
 };
-const TRAIL = 12; // draws a chain has behind it
+const TRAIL = 4; // draws a chain has behind it
 const SHADES = 12; // nats below the top that the logarithm shows
 
 class Landscape extends Panel {
