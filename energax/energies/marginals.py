@@ -66,7 +66,8 @@ class KernelMarginals(AbstractNormalised):
     def density(x: np.ndarray, points: np.ndarray, width: float) -> np.ndarray:
         """p of one column at x (num,), in NumPy."""
         z = (x[:, None] - points) / width
-        return np.exp(_LOG_CONSTANT) * ((1 + z**2 / _DEGREES) ** -2).mean(1) / width
+        kernels = np.exp(_LOG_CONSTANT) * (1 + z**2 / _DEGREES) ** (-(_DEGREES + 1) / 2)
+        return kernels.mean(1) / width
 
     def __call__(self, x):
         z = (x - self.points) / self.width

@@ -1,5 +1,4 @@
-"""What the estimators share: tables of numbers in, tables of the same kind out, and energies of
-many rows."""
+"""What the estimators share: tables of numbers in, seeds, and energies of many rows."""
 
 from typing import Any
 
@@ -10,6 +9,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from energax.energies._base import AbstractEnergy, batched
+from energax.tasks._base import padded_blocks
 
 _BLOCK = 1024
 
@@ -45,13 +45,11 @@ def seed_of(random_state: Any) -> int:
 
 def energies_of(energy: AbstractEnergy, rows: np.ndarray) -> np.ndarray:
     """E of rows (num, n) in float64, in blocks of one size, so that it compiles once a width."""
-    out = []
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        padded = np.concatenate([block, np.repeat(block[-1:], _BLOCK - len(block), 0)])
-        values = _energies(energy, jnp.asarray(padded, float))
-        out.append(np.asarray(values, np.float64)[: len(block)])
-    return np.concatenate(out)
+    out = np.empty(len(rows))
+    for block, own in padded_blocks(rows, (_BLOCK,)):
+        values = np.asarray(_energies(energy, jnp.asarray(block, float)))
+        out[own] = values[: own.stop - own.start]
+    return out
 
 
 @eqx.filter_jit

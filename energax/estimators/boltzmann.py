@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from energax import energies, objectives, random, tasks, training
+from energax.estimators._base import seed_of
 
 
 class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -61,8 +61,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Fits the RBM to X (rows, visible) with entries in [0, 1]; `y` is ignored."""
         self._validate_params()
         X = self._checked(X, reset=True)
-        generator = check_random_state(self.random_state)
-        self._seed = int(generator.randint(2**31 - 1))
+        self._seed = seed_of(self.random_state)
         rows = self._binary(X)
         energy = energies.BernoulliRBM.random(
             rows.shape[1], self.n_components, key=random.key(self._seed), data=rows

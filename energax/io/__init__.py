@@ -1,6 +1,13 @@
 """Files: data tables in and out, and trees of arrays saved without pickle."""
 
-from energax.io._base import DamagedFile, atomic_write, file_digest, remove_leftovers, write_json
+from energax.io._base import (
+    DamagedFile,
+    atomic_write,
+    file_digest,
+    is_alive,
+    remove_leftovers,
+    write_json,
+)
 from energax.io.alignment import PROTEIN, Alignment, read_alignment
 from energax.io.archive import (
     FORMAT,
@@ -36,6 +43,7 @@ __all__ = [
     "atomic_write",
     "file_digest",
     "hold_out",
+    "is_alive",
     "open_rows",
     "read_alignment",
     "read_archive",

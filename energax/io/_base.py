@@ -59,11 +59,12 @@ def remove_leftovers(folder: str | Path) -> None:
         pid = int(found[1])
         with contextlib.suppress(OSError):
             limit = _STARTED if pid == os.getpid() else before
-            if path.stat().st_mtime < limit and (pid == os.getpid() or not _is_alive(pid)):
+            if path.stat().st_mtime < limit and (pid == os.getpid() or not is_alive(pid)):
                 path.unlink()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine, be it another user's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -25,6 +25,7 @@ from energax.serve._base import (
     ScoreAnswer,
     ScoreRequest,
 )
+from energax.tasks._base import padded_blocks, verdict_of
 from energax.tasks.anomaly import Calibration
 
 FALSE_ALARM_RATE = 0.05  # what p-values must be able to tell, to be called reliable
@@ -153,14 +154,11 @@ class Model:
         **Raises:** ValueError where f is NaN or +∞.
         """
         found = np.empty(len(points))
-        for start in range(0, len(points), _SIZES[-1]):
+        for block, own in padded_blocks(points, _SIZES):
             if deadline is not None:
                 deadline.check()
-            block = points[start : start + _SIZES[-1]]
-            size = next(size for size in _SIZES if size >= len(block))
-            padding = np.broadcast_to(block[:1], (size - len(block), *block.shape[1:]))
-            values = self._log_density(self._arrays, np.concatenate([block, padding]))
-            found[start : start + len(block)] = np.asarray(values)[: len(block)]
+            values = np.asarray(self._log_density(self._arrays, block))
+            found[own] = values[: own.stop - own.start]
         bad = np.isnan(found) | (found == np.inf)
         if bad.any():
             row = int(np.argmax(bad))
@@ -224,21 +222,13 @@ class Model:
             return np.concatenate([getattr(found, name)[:num] for found, num in blocks])
 
         good = joined("reliable_rows")
-        reasons = Verdict.of(
-            [
-                (
-                    bool(good.all()),
-                    f"{int((~good).sum())} of {len(good)} rows have chains that disagree or are "
-                    "too short: see reliable_rows",
-                )
-            ]
-        )
+        verdict = verdict_of(good)
         return DenoiseAnswer(
             num_rows=len(good),
             **{name: self._flat(joined(name)) for name in ("x", "mean", "sd", "std_err", "mode")},
             reliable_rows=good.tolist(),
-            reliable=reasons.reliable,
-            reasons=list(reasons.reasons),
+            reliable=verdict.reliable,
+            reasons=list(verdict.reasons),
         )
 
     def _asked_noise(self, request: DenoiseRequest):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -66,6 +66,19 @@ def in_blocks(function: Callable[[Point], Any], points: Point, most: int) -> lis
 
     starts = range(0, max(1, num_rows(points)), most)
     return [jax.tree.map(np.asarray, function(block(start))) for start in starts]
+
+
+def padded_blocks(rows: np.ndarray, sizes: Sequence[int]) -> Iterator[tuple[np.ndarray, slice]]:
+    """(a block, which of the rows it begins with), in turn, so that few sizes are ever compiled.
+
+    A block has the largest of `sizes`, in order, but the last one, which has the smallest that
+    holds what is left; rows that are there already fill it up.
+    """
+    for start in range(0, len(rows), sizes[-1]):
+        block = rows[start : start + sizes[-1]]
+        size = next(size for size in sizes if size >= len(block))
+        padding = np.broadcast_to(block[:1], (size - len(block), *block.shape[1:]))
+        yield np.concatenate([block, padding]), slice(start, start + len(block))
 
 
 @eqx.filter_jit
@@ -226,16 +239,7 @@ def _restored(draws: Any, space: AbstractSpace, reliable_rows: np.ndarray) -> Re
         error = summarise(flat.reshape(chains, kept, -1)).mcse_mean.reshape(mean.shape)
         summary[name] = (_decide(part, mean), mean, sd, error)
         merged[name] = x.reshape(rows, kept * chains, *x.shape[3:])
-    unreliable = int((~reliable_rows).sum())
-    verdict = Verdict.of(
-        [
-            (
-                unreliable == 0,
-                f"{unreliable} of {len(reliable_rows)} rows have chains that disagree or are too "
-                "short: see reliable_rows",
-            )
-        ]
-    )
+    verdict = verdict_of(reliable_rows)
     verdict.warn("the posterior of the rows")
     if isinstance(space, Record):
         x, mean, sd, error = ({k: v[i] for k, v in summary.items()} for i in range(4))
@@ -244,6 +248,20 @@ def _restored(draws: Any, space: AbstractSpace, reliable_rows: np.ndarray) -> Re
         (x, mean, sd, error), kept_draws = summary[""], merged[""]
     return Restored(
         x, mean, sd, error, kept_draws, reliable_rows, verdict.reliable, verdict.reasons
+    )
+
+
+def verdict_of(reliable_rows: np.ndarray) -> Verdict:
+    """Reliable where all rows are."""
+    unreliable = int((~reliable_rows).sum())
+    return Verdict.of(
+        [
+            (
+                unreliable == 0,
+                f"{unreliable} of {len(reliable_rows)} rows have chains that disagree or are too "
+                "short: see reliable_rows",
+            )
+        ]
     )
 
 

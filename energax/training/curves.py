@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from energax.io import DamagedFile, atomic_write
+from energax.io import DamagedFile, atomic_write, is_alive
 from energax.results import plain
 from energax.training._base import History
 
@@ -79,13 +79,7 @@ class Progress:
         """Whether it says that it trains, and its process is gone. Told on its own machine only."""
         if self.state != "training" or self.host != platform.node() or os.name != "posix":
             return False
-        try:
-            os.kill(self.process, 0)  # sends nothing
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # somebody else's, and there
-            return False
-        return False
+        return not is_alive(self.process)
 
 
 class ProgressFile:

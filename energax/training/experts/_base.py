@@ -76,7 +76,18 @@ class NormalMixture:
         """One step of EM (Bishop 2006, eq. 9.24 to 9.26; with gaps Ghahramani & Jordan 1994,
         section 3), every covariance drawn towards `prior` as by `strength` rows."""
         patterns = _patterns(rows)
-        shares = _shares(self._joint(rows, patterns))
+        return self._improved(rows, patterns, self._joint(rows, patterns), prior, strength)
+
+    def _improved(
+        self,
+        rows: np.ndarray,
+        patterns: "_Patterns",
+        joint: np.ndarray,
+        prior: np.ndarray,
+        strength: float,
+    ) -> "NormalMixture":
+        """`improved`, given `_joint(rows, patterns)`."""
+        shares = _shares(joint)
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
         for k in range(len(self.mean)):
@@ -168,12 +179,13 @@ def fit_normals(
     that each is drawn towards, with the weight of `strength` rows, which keeps it positive definite
     (the mode under an inverse Wishart prior, Fraley & Raftery 2007, section 3).
     """
-    found, before = start, -np.inf
+    found, before, patterns = start, -np.inf, _patterns(rows)
     for _ in range(most):
-        now = float(found.log_prob(rows).mean())
+        joint = found._joint(rows, patterns)
+        now = float(_log_sum(joint).mean())
         if now - before < tolerance:
             break
-        before, found = now, found.improved(rows, prior, strength)
+        before, found = now, found._improved(rows, patterns, joint, prior, strength)
     return found
 
 

@@ -29,7 +29,7 @@ class Experts:
     """A product of experts fitted to most of the rows.
 
     - `energy`: on Real((n,)), of z = (x − centre) / scale. `centre`, `scale`: (n,).
-    - `kept`: (num,) which rows it was fitted to; `threshold`: the energy up to which they were.
+    - `kept`: (num,) which rows it was fitted to; `threshold`: the energy where the bulk ends.
     - `mixture`: of normals in the units of the rows, which fills their gaps.
     """
 
