@@ -14,6 +14,9 @@ from energax.estimators._base import energies_of, read_table, seed_of
 from energax.training import fit_experts
 
 
+_FAR = 1e30
+
+
 class EnergyDetector(OutlierMixin, BaseEstimator):
     """Finds odd rows by the energy of a product of experts that odd rows do not bend.
 
@@ -140,8 +143,9 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         return calibration, self._energies(fitted, rows)
 
     def _energies(self, fitted, rows):
-        filled = fitted.mixture.filled(rows)
-        return energies_of(fitted.energy, (filled - fitted.centre) / fitted.scale)
+        z = (fitted.mixture.filled(rows) - fitted.centre) / fitted.scale
+        # E rises without end: a number that float32 does not hold must not become NaN
+        return energies_of(fitted.energy, np.clip(z, -_FAR, _FAR))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

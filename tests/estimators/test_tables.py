@@ -109,6 +109,18 @@ def test_gaps_are_filled_before_rows_are_judged():
     assert detector.score_samples(gap + np.array([0, 0, 9, 0])) < there - 5
 
 
+@pytest.mark.parametrize("far", [1e10, -1e20, 1e39, -1e300])
+def test_numbers_of_any_size_are_odd_and_not_lost(far):
+    rows = correlated(300)
+    row = rows[:1].copy()
+    row[0, 2] = far
+    detector = EnergyDetector(max_components=2, random_state=0).fit(rows)
+    assert detector.predict(row) == [-1]
+    assert detector.p_values(row)[0] == pytest.approx(detector.smallest_p_)
+    log_prob = EnergyDensity(max_components=2, random_state=0).fit(rows).score_samples(row)
+    assert log_prob[0] < -1e15
+
+
 # Density
 
 

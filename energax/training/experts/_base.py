@@ -10,6 +10,7 @@ from energax.energies._base import AbstractNormalised
 from energax.spaces import Real
 
 _LOG_2PI = math.log(2 * math.pi)
+_LARGEST = 1e140
 _LEAST = 1e-8  # share of a component that lost its rows
 
 
@@ -102,6 +103,7 @@ class NormalMixture:
 
     def _joint(self, rows: np.ndarray, patterns: "_Patterns") -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
+        rows = np.clip(rows, -_LARGEST, _LARGEST)  # their squares are numbers still
         out = np.empty((len(rows), len(self.mean)))
         for k, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
             for gone, own in patterns:
