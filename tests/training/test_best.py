@@ -1,7 +1,6 @@
 """Checkpoints kept for their scores, whatever happens to the run; what a killed one leaves."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from energax.objectives import MaximumLikelihood, PersistentCD
 from energax.spaces import Ordinal
 from energax.training._base import remove_leftovers
 from energax.training.loop._base import prepared
-from tests.training.test_checkpoint import interrupt_after, steps_kept
+from tests.training.test_checkpoint import interrupt_after, killed, steps_kept
 
 KEY, ADAM = random.key(8), optax.adam(0.01)
 ROWS = (np.random.default_rng(0).random((130, 5)) < 0.4).astype(np.float32)
@@ -382,16 +381,9 @@ train(sys.argv[1], num_steps=1000, callback=slow)
 @pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_the_best(tmp_path):
     due = train(tmp_path / "whole", num_steps=1000)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for i, seconds in enumerate((0.0, 0.217, 0.5)):
         folder = tmp_path / str(i)
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment)
-        while not list(folder.glob("step-*.json")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        killed(SCRIPT, folder, seconds)
         assert steps_kept(folder)[-1] < 1000
         got = resume(folder, score=score, num_steps=1000)
         same_end(folder, got, tmp_path / "whole", due)

@@ -181,6 +181,18 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, whole_rbm):
         training.resume(tmp_path, data=ROWS)
 
 
+def killed(script, folder, seconds):
+    """Runs `script`, which trains in `folder`; kills it `seconds` after its first checkpoint."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=environment)
+    while not list(folder.glob("step-*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
 SCRIPT = """
 import sys, time
 from tests.training.test_checkpoint import train_rbm
@@ -193,15 +205,8 @@ train_rbm(num_steps=2000, checkpoint_dir=sys.argv[1], checkpoint_every=10, callb
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     """Whenever a process is killed, a good checkpoint is there, and leads to the same end."""
     whole = train_rbm(num_steps=2000)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for i, seconds in enumerate((0.0, 0.317)):
         folder = tmp_path / str(i)
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=environment)
-        while not list(folder.glob("step-*.json")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        killed(SCRIPT, folder, seconds)
         assert steps_kept(folder)[-1] < 2000
         same(training.resume(folder, data=ROWS, validation=HELD), whole)

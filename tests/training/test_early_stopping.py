@@ -1,11 +1,6 @@
 """The tracked log-likelihood against enumeration; stopping in time; resuming bit for bit."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +18,7 @@ from energax.spaces import Binary, Real, Spin
 from energax.training import EarlyStopping
 from energax.training.stopping import _base as tracking
 from energax.training.stopping import choose as stopping
-from tests.training.test_checkpoint import interrupt_after, same, steps_kept
+from tests.training.test_checkpoint import interrupt_after, killed, same, steps_kept
 
 KEY = random.key(11)
 
@@ -446,12 +441,6 @@ train(2000, WATCH, checkpoint_dir=sys.argv[1], checkpoint_every=10, callback=slo
 @pytest.mark.slow
 def test_kill_9_loses_nothing(tracked, tmp_path):
     whole = train(2000, WATCH)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
-    while not list(tmp_path.glob("step-*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    time.sleep(0.217)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and steps_kept(tmp_path)[-1] < 2000
+    killed(SCRIPT, tmp_path, 0.217)
+    assert steps_kept(tmp_path)[-1] < 2000
     same_stopping(training.resume(tmp_path, data=prototypes(150)), whole)
