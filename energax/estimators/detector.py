@@ -13,7 +13,6 @@ from energax.energies import Standardised
 from energax.estimators._base import energies_of, read_table, seed_of
 from energax.training import fit_experts
 
-
 _FAR = 1e30
 
 

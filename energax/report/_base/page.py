@@ -102,8 +102,14 @@ class Page:
             verdict=verdict,
             reasons=self.reasons or (),
             style=_file("page.css"),
-            scripts="".join(map(_file, _SCRIPTS)),
+            scripts="".join(map(_file, _SCRIPTS)) if self._is_alive else "",
         )
+
+    @property
+    def _is_alive(self) -> bool:
+        """Whether there is anything for scripts to do."""
+        drawn = any(f.data is not None for s in self._sections for f in s.figures)
+        return drawn or self.reload_seconds is not None or any(s.sortable for s in self._sections)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the page in one piece: an old file at `path` is replaced only when all is done."""
