@@ -1,5 +1,7 @@
 """Networks as energies against plain NumPy; what they cost; the base that keeps Z finite."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import erf, expit
 
-from energax.energies._base import batched, check_scalar, partition_trainable
+from energax.energies._base import batched, check_scalar, correlate, partition_trainable
 from energax.energies.neural import MLP, ConvNet
 from energax.energies.reference import Gaussian
 from energax.random import key
@@ -145,10 +147,70 @@ def test_a_batch_of_an_mlp_is_plain_matrix_products():
 def test_a_batch_of_a_conv_net_is_one_convolution_a_layer():
     network = ConvNet(Binary((8, 8)), (4, 6), key=key(6))
     jaxpr = jax.make_jaxpr(jax.vmap(network))(jnp.ones((10, 8, 8))).jaxpr
-    convolutions = [e for e in primitives(jaxpr) if e.primitive.name == "conv_general_dilated"]
+    convolutions = [e for e in primitives(jaxpr) if e.primitive.name == "correlate"]
     assert [e.invars[0].aval.shape for e in convolutions] == [(10, 8, 8, 1), (10, 4, 4, 4)]
-    for e in convolutions:
-        assert e.params["feature_group_count"] == e.params["batch_group_count"] == 1
+    assert not any(e.primitive.name == "conv_general_dilated" for e in primitives(jaxpr))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+def test_the_slopes_of_a_convolution_are_those_of_jax(side):
+    """Of x and the kernel, and those of a function of the slopes, odd and even kernels."""
+    h, kernel = (jnp.asarray(RNG.normal(size=s), float) for s in ((5, 6, 2), (side, side, 2, 3)))
+    weight = jnp.asarray(RNG.normal(size=(5, 6, 3)), float)
+
+    def jax_own(h, kernel):
+        return jax.lax.conv_general_dilated(
+            h[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )[0]
+
+    def slopes(convolve):
+        def value(h, kernel):
+            return jnp.sum(weight * jnp.sin(convolve(h, kernel)))
+
+        def of_slopes(h, kernel):
+            return sum(jnp.sum(jnp.cos(g)) for g in jax.grad(value, (0, 1))(h, kernel))
+
+        both = (h, kernel), (h**2, kernel**2)
+        return (
+            *(jax.jvp(f, *both) for f in (value, jax.grad(value))),
+            *(jax.grad(f, (0, 1))(h, kernel) for f in (value, of_slopes)),
+        )
+
+    both = (jax.tree.leaves(slopes(f)) for f in (correlate, jax_own))
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_with_a_kernel_for_each_of_several_images():
+    h, kernel = (jnp.asarray(RNG.normal(size=s), float) for s in ((3, 5, 4, 2), (3, 3, 3, 2, 3)))
+    by_turns = [correlate(*each) for each in zip(h, kernel, strict=True)]
+    np.testing.assert_allclose(jax.vmap(correlate)(h, kernel), by_turns, rtol=1e-5, atol=1e-5)
+    of_one = [correlate(h[0], each) for each in kernel]
+    found = jax.vmap(correlate, (None, 0))(h[0], kernel)
+    np.testing.assert_allclose(found, of_one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA on CPUs")
+def test_slopes_of_a_conv_net_in_a_loop_are_convolutions_that_xla_is_fast_in():
+    """In the one layout of images (batch, height, width, channels) and kernels (in, out last)."""
+    network, x = ConvNet(Real((8, 8)), (4, 6), key=key(6)), jnp.ones((10, 8, 8))
+
+    def downhill(network, x):
+        slope = eqx.filter_grad(lambda e: -jnp.sum(batched(e, x)))(network)
+        return eqx.apply_updates(network, slope), x - jax.vmap(jax.grad(network))(x)
+
+    def loop(network, x):
+        arrays, rest = eqx.partition(network, eqx.is_array)
+
+        def step(_, carry):
+            network, x = downhill(eqx.combine(carry[0], rest), carry[1])
+            return eqx.filter(network, eqx.is_array), x
+
+        return jax.lax.fori_loop(0, 3, step, (arrays, x))
+
+    text = eqx.filter_jit(loop).lower(network, x).compile().compiled.as_text()
+    layouts = re.findall(r" convolution\(.*dim_labels=(\S+?),? ", text)
+    assert len(layouts) >= 4 and set(layouts) == {"b01f_01io->b01f"}
 
 
 # The base

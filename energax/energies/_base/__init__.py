@@ -1,5 +1,6 @@
 """The nouns of the room: energies, the structure they may have, and what wraps them."""
 
+from energax.energies._base.convolution import correlate
 from energax.energies._base.energy import (
     AbstractEnergy,
     AbstractNormalised,
@@ -60,6 +61,7 @@ __all__ = [
     "broadcast",
     "check_scalar",
     "condition",
+    "correlate",
     "frozen",
     "partition_trainable",
     "softplus",
