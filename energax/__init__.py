@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from energax.tasks import impute as impute
     from energax.tasks import log_ratio as log_ratio
     from energax.tasks import mode as mode
+    from energax.tasks import perplexity as perplexity
     from energax.tasks import score_samples as score_samples
     from energax.tasks import sequence_weights as sequence_weights
     from energax.tasks import variational_bound as variational_bound
@@ -84,6 +85,7 @@ _ROOMS = {
         "impute",
         "log_ratio",
         "mode",
+        "perplexity",
         "score_samples",
         "sequence_weights",
         "variational_bound",

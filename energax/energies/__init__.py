@@ -17,6 +17,7 @@ from energax.energies.boltzmann import DeepBoltzmannMachine as DeepBoltzmannMach
 from energax.energies.boltzmann import GaussianUnits as GaussianUnits
 from energax.energies.boltzmann import RecordUnits as RecordUnits
 from energax.energies.boltzmann import RectifiedUnits as RectifiedUnits
+from energax.energies.boltzmann import ReplicatedSoftmax as ReplicatedSoftmax
 from energax.energies.boltzmann import ReplicatedSoftmaxUnits as ReplicatedSoftmaxUnits
 from energax.energies.boltzmann import SoftmaxUnits as SoftmaxUnits
 from energax.energies.boltzmann import SpinUnits as SpinUnits

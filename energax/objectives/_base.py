@@ -11,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from energax.energies._base import AbstractEnergy
+from energax.energies._base import AbstractEnergy, AbstractOfLengths
 from energax.spaces import AbstractSpace, Point
 
 Metrics = dict[str, Float[Array, ""]]
@@ -53,7 +53,16 @@ class AbstractObjective(eqx.Module):
         """
 
     def data_space(self, energy: AbstractEnergy) -> AbstractSpace:
-        """Where the rows that it learns from live: the energy's space, but for hidden layers."""
+        """Where the rows that it learns from live: the energy's space, but for hidden layers.
+
+        **Raises:** TypeError for an `AbstractOfLengths` that it would take for one distribution.
+        """
+        if isinstance(energy, AbstractOfLengths) and not self.keeps_lengths:
+            raise TypeError(
+                f"{type(self).__name__} takes {type(energy).__name__}, a distribution for each "
+                "length of its rows, for one of all: take PersistentCD(), ContrastiveDivergence() "
+                "or MaximumLikelihood()"
+            )
         return energy.space
 
     def evaluations_per_step(self, energy: AbstractEnergy, batch_size: int) -> float:
@@ -68,6 +77,11 @@ class AbstractObjective(eqx.Module):
     @property
     def fits_moments(self) -> bool:
         """Whether of the rows it takes their mean energy alone, so that moments may stand in."""
+        return False
+
+    @property
+    def keeps_lengths(self) -> bool:
+        """Whether of an `AbstractOfLengths` it compares rows with points of their own lengths."""
         return False
 
     def rough_inverse_hessian(

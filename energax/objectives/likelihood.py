@@ -9,6 +9,7 @@ from energax.energies._base import (
     AbstractBipartiteEnergy,
     AbstractEnergy,
     AbstractNormalised,
+    AbstractOfLengths,
     batched,
 )
 from energax.objectives._base import AbstractObjective, energies_of_data
@@ -27,6 +28,7 @@ class MaximumLikelihood(AbstractObjective):
     log Z comes from the energy where it is normalised, from the sum over the smaller layer of an
     RBM, else from a sum over all states. A step costs that many energies and a gradient of each.
     It has no samples: an `EnergyPenalty` beside it is of the data's energies alone.
+    Where each length of rows is a distribution of its own, log Z is the mean over the rows'.
 
     **Arguments:** `max_states`: the most states to sum at a step.
     """
@@ -35,6 +37,7 @@ class MaximumLikelihood(AbstractObjective):
 
     is_deterministic = property(lambda self: True)
     fits_moments = property(lambda self: True)
+    keeps_lengths = property(lambda self: True)
 
     def init(self, energy, data, *, key):
         """(None, None).
@@ -59,6 +62,8 @@ class MaximumLikelihood(AbstractObjective):
         metrics = energies_of_data(energies)
         if isinstance(energy, AbstractNormalised):
             log_z = energy.log_z
+        elif isinstance(energy, AbstractOfLengths):
+            log_z = jnp.mean(energy.log_z_by_length(energy.lengths(batch)))
         elif sums_a_layer(energy):
             log_z = energy.log_z_by_sum()  # type: ignore[attr-defined]
         else:

@@ -1,6 +1,7 @@
 """The normaliser: log Z summed exactly where it can be, else estimated with error and verdict."""
 
 from energax.partition.choose import log_z as log_z
+from energax.partition.choose import log_z_by_length as log_z_by_length
 from energax.partition.estimated import AIS as AIS
 from energax.partition.estimated import Bridge as Bridge
 from energax.partition.exact import ClosedForm as ClosedForm

@@ -1,15 +1,23 @@
 """log_z(): the one function people call, and which method it takes."""
 
 import warnings
+from collections.abc import Iterable
 from functools import partial
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from energax.energies._base import AbstractEnergy, AbstractNormalised, check_scalar
+from energax.energies._base import (
+    AbstractEnergy,
+    AbstractNormalised,
+    AbstractOfLengths,
+    check_one_distribution,
+    check_scalar,
+)
 from energax.energies.mixture import ModelMixture
-from energax.partition._base import AbstractLogZMethod, Clock, answer, log_sum_exp
+from energax.partition._base import AbstractLogZMethod, Clock, answer, in_float64, log_sum_exp
 from energax.partition.estimated import AIS, SMC, Bridge, Tempering
 from energax.partition.exact import EXACT, exact_method, refusals
 from energax.random import as_key
@@ -24,6 +32,8 @@ _ESTIMATES = {
     "thermodynamic integration": partial(Tempering, integrate=True),
     "smc": SMC,
 }
+_MOST_NUMBERS = 2**31
+"""States times features, up to which a sum for all lengths is taken before annealing for each."""
 
 
 def default_method(
@@ -135,6 +145,7 @@ def log_z(
     **Raises:** ValueError for a method that does not fit, with what it would cost.
     """
     check_scalar(energy)
+    check_one_distribution(energy, "log_z")
     if not precision > 0:
         raise ValueError(f"precision: expected a positive number of nats, got {precision}")
     key = as_key(key)
@@ -150,3 +161,58 @@ def log_z(
         result = answer(-np.inf, np.inf, Clock(), method="none", reasons=[str(error)], ess=0.0)
     Verdict(result.reasons).warn("log Z")
     return result
+
+
+def log_z_by_length(
+    energy: AbstractOfLengths,
+    lengths: Iterable[int],
+    *,
+    key: Key[Array, ""],
+    method: str = "auto",
+    max_seconds: float | None = None,
+    **options,
+) -> dict[int, LogZ]:
+    """log Z of each of these lengths, {length: LogZ}, where each is a distribution of its own.
+
+    One sum over the hidden states serves all lengths, up to 2³¹ states times features ("exact": up
+    to any number). Else each length is estimated by `log_z` of its hidden units alone
+    (`energy.hidden_of_length`), with `method`, `precision` and its other options.
+
+    **Arguments:** `max_seconds`: of all lengths together.
+
+    **Raises:** TypeError for another energy.
+    """
+    check_scalar(energy)
+    if not isinstance(energy, AbstractOfLengths):
+        raise TypeError(
+            f"log_z_by_length is for energies such as ReplicatedSoftmax, got "
+            f"{type(energy).__name__}: log_z gives its one log Z"
+        )
+    distinct = [int(n) for n in np.unique(np.asarray(list(lengths), int))]
+    states, key = energy.num_summed_states, as_key(key)
+    few = states is not None and states * energy.space.num_sites <= _MOST_NUMBERS
+    clock, found = Clock(max_seconds), {}
+    if method == "exact" or (method == "auto" and few):
+        with jax.enable_x64(True):
+            sums = eqx.filter_jit(lambda e, n: e.log_z_by_length(n))
+            values = np.asarray(sums(in_float64(energy), np.asarray(distinct, np.float64)))
+        clock.num_evaluations = states or 0
+        for n, value in zip(distinct, values, strict=True):
+            found[n] = answer(value, 0.0, clock, method="summed side", reasons=[])
+    else:
+        for i, n in enumerate(distinct):
+            left = None
+            if max_seconds is not None:
+                left = max(clock.max_seconds - clock.seconds, 0.0) / (len(distinct) - i)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnreliableResult)  # all are told together
+                found[n] = log_z(
+                    energy.hidden_of_length(n),
+                    key=jax.random.fold_in(key, n),
+                    method=method,
+                    max_seconds=left,
+                    **options,
+                )
+    doubts = [f"length {n}: {reason}" for n, z in found.items() for reason in z.reasons]
+    Verdict(tuple(doubts)).warn("log Z by length")
+    return found

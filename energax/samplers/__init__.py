@@ -3,7 +3,7 @@
 from energax.samplers.choose import default_sampler, initial_points, sample
 from energax.samplers.cluster import SwendsenWang, Wolff
 from energax.samplers.elliptical import EllipticalSlice
-from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
+from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, ExchangeGibbs, SiteGibbs
 from energax.samplers.hamiltonian import HMC, ChEES
 from energax.samplers.langevin import MALA, ULA
 from energax.samplers.locally_informed import DiscreteLangevin, GibbsWithGradients
@@ -24,6 +24,7 @@ __all__ = [
     "ColouredGibbs",
     "DiscreteLangevin",
     "EllipticalSlice",
+    "ExchangeGibbs",
     "GibbsWithGradients",
     "Metropolis",
     "Mixed",

@@ -18,7 +18,9 @@ from energax.energies._base import (
     AbstractColouredEnergy,
     AbstractEnergy,
     AbstractNormalised,
+    AbstractOfLengths,
     Conditional,
+    check_one_distribution,
     check_scalar,
 )
 from energax.energies.mixture import ModelMixture
@@ -34,7 +36,7 @@ from energax.samplers.driver.progress import Progress
 from energax.samplers.driver.saved import Saved, fingerprint
 from energax.samplers.driver.starts import initial_points
 from energax.samplers.driver.verdict import DIVERGENCES_ALLOWED
-from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, SiteGibbs
+from energax.samplers.gibbs import BlockGibbs, ColouredGibbs, ExchangeGibbs, SiteGibbs
 from energax.samplers.hamiltonian import ChEES
 from energax.samplers.langevin import MALA
 from energax.samplers.metropolis import Metropolis
@@ -64,13 +66,19 @@ _WIDEN = 1.5  # the base of the tempering against the spread of the plain chains
 def default_sampler(energy: AbstractEnergy) -> AbstractSampler:
     """The local sampler that suits an energy.
 
-    Block Gibbs where it has two layers, coloured Gibbs where its sites are coloured; where JAX
-    differentiates f, MALA on Real, and on Box by a change of variables; single-site Gibbs on spaces
-    of few values a site; on other records each part by its own; else Metropolis.
+    Block Gibbs where it has two layers, with swaps where its points have lengths; coloured Gibbs
+    where its sites are coloured; where JAX differentiates f, MALA on Real, and on Box by a change
+    of variables; single-site Gibbs on spaces of few values a site; on other records each part by
+    its own; else Metropolis.
+
+    **Raises:** ValueError for a power, a product or the like of an `AbstractOfLengths`.
     """
     space = energy.space
+    if isinstance(energy, AbstractOfLengths):
+        return ExchangeGibbs()
     if isinstance(energy, AbstractBipartiteEnergy):
         return BlockGibbs()
+    check_one_distribution(energy, "chains")
     if isinstance(energy, AbstractColouredEnergy):
         return ColouredGibbs()
     parts = space.parts.values() if isinstance(space, Record) else [space]
@@ -181,6 +189,7 @@ def sample(
     start = time.perf_counter()
     key = as_key(key)
     check_scalar(energy)
+    check_one_distribution(energy, "sample")
     _check_counts(num_samples, num_chains, max_evaluations, num_warmup, num_steps)
     free: AbstractEnergy = energy
     conditional: Conditional | None = None

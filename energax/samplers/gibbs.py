@@ -15,10 +15,13 @@ from energax.energies._base import (
     AbstractBipartiteEnergy,
     AbstractColouredEnergy,
     AbstractEnergy,
+    AbstractOfLengths,
     batched,
 )
 from energax.samplers._base import AbstractSampler, Info, State, accepted, choose
 from energax.spaces import AbstractArraySpace, few_valued, with_site_moved
+
+_RUNGS = 16  # chains shorter than those of the ensemble
 
 
 class BipartiteState(State):
@@ -73,6 +76,103 @@ class BlockGibbs(AbstractSampler):
         hidden = energy.draw_hidden(state.hidden_input, key=key_hidden)
         new = _bipartite_state(energy, energy.sample_visible(hidden, key=key_visible))
         return new, _info(new)
+
+    def adapt(self, tuning, state, info):
+        return tuning
+
+
+class ExchangeState(BipartiteState):
+    """The ensemble, and hidden units of points shorter than any in it."""
+
+    short: Float[Array, "rungs hidden"] | None = None
+
+
+class ExchangeGibbs(AbstractSampler):
+    """Block Gibbs on an ensemble of many lengths n, whose chains swap hidden units in between.
+
+    Where p(h | n) ∝ exp(n u(h)), n is to h what β is in replica exchange (Geyer 1991; Swendsen &
+    Wang 1986): the hidden units of chains i and j change places with probability min(1, exp((n_i −
+    n_j)(u(h_j) − u(h_i)))), which leaves the product of all p(x_i, h_i | n_i) invariant. So long
+    points, whose hidden units all but follow from x and stay as they are, get those of shorter
+    ones. In training some 16 chains of lengths from 1 to the shortest of the ensemble go along.
+
+    **Arguments:** `num_rounds`: of swaps a step, each of all chains in random pairs; they cost next
+    to nothing.
+    """
+
+    num_rounds: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        if self.num_rounds < 1:
+            raise ValueError(f"num_rounds: expected a whole number from 1, got {self.num_rounds}")
+
+    @property
+    def is_exact(self):
+        return True
+
+    def evaluations_per_step(self, energy):
+        return 3.0
+
+    def init(self, energy, x, *, key):
+        """(State, None).
+
+        **Raises:** TypeError unless `energy` is an `AbstractOfLengths`.
+        """
+        energy = _as_of_lengths(energy)
+        state = _bipartite_state(energy, x)
+        lengths = energy.lengths(x)
+        least = jnp.maximum(1, jnp.min(lengths)).astype(float)
+        ladder = jnp.round(least ** jnp.linspace(0.0, 1.0, _RUNGS))
+        key_row, key_hidden = jax.random.split(key)
+        rows = jax.random.randint(key_row, (_RUNGS,), 0, len(lengths))
+        hidden = energy.draw_hidden(state.hidden_input[rows], key=key_hidden)  # type: ignore[index]
+        short = energy.with_length(hidden, ladder)
+        return ExchangeState(
+            x, state.log_density, hidden_input=state.hidden_input, short=short
+        ), None
+
+    def refresh(self, energy, state):
+        new = _bipartite_state(_as_of_lengths(energy), state.x)
+        short = state.short if isinstance(state, ExchangeState) else None
+        return ExchangeState(new.x, new.log_density, hidden_input=new.hidden_input, short=short)
+
+    def follow(self, energy, state):
+        """The state as it is, as `BlockGibbs` has it."""
+        return state
+
+    def step(self, energy, state, tuning, *, key):
+        energy = _as_of_lengths(energy)
+        assert isinstance(state, ExchangeState) and state.hidden_input is not None
+        keys = jax.random.split(key, 5)
+        hidden = energy.draw_hidden(state.hidden_input, key=keys[0])
+        num, short = len(hidden), state.short
+        if short is not None:
+            seen = energy.hidden_input(energy.sample_visible(short, key=keys[1]))
+            hidden = jnp.concatenate([hidden, energy.draw_hidden(seen, key=keys[2])])
+        hidden = self._swapped(energy, hidden, keys[3])
+        if short is not None:
+            hidden, short = hidden[:num], hidden[num:]
+        new = _bipartite_state(energy, energy.sample_visible(hidden, key=keys[4]))
+        new = ExchangeState(new.x, new.log_density, hidden_input=new.hidden_input, short=short)
+        return new, _info(new)
+
+    def _swapped(self, energy: AbstractOfLengths, hidden, key):
+        """The hidden units after the swaps; lengths stay in their places."""
+        gain, length = energy.hidden_gain(hidden)
+        num = len(gain)
+
+        def exchange(place, round_key):
+            key_pairs, key_accept = jax.random.split(round_key)
+            order = jnp.argsort(jax.random.uniform(key_pairs, (num,)))
+            a, b = order[: num // 2], order[num // 2 : 2 * (num // 2)]
+            log_ratio = (length[a] - length[b]) * (gain[place[b]] - gain[place[a]])
+            swap = jnp.log(jax.random.uniform(key_accept, a.shape)) < log_ratio
+            new = place.at[a].set(jnp.where(swap, place[b], place[a]))
+            return new.at[b].set(jnp.where(swap, place[a], place[b])), None
+
+        keys = jax.random.split(key, self.num_rounds)
+        place, _ = jax.lax.scan(exchange, jnp.arange(num), keys)
+        return energy.with_length(hidden[place], length)
 
     def adapt(self, tuning, state, info):
         return tuning
@@ -215,6 +315,15 @@ def _as_bipartite(energy: AbstractEnergy) -> AbstractBipartiteEnergy:
         "BlockGibbs needs an energy of a visible and a hidden layer (an AbstractBipartiteEnergy "
         f"such as BernoulliRBM), got {type(energy).__name__}. Use Metropolis; or to temper an RBM "
         "take rbm.path(base).at(beta), which has two layers itself (a power of an RBM has not)"
+    )
+
+
+def _as_of_lengths(energy: AbstractEnergy) -> AbstractOfLengths:
+    if isinstance(energy, AbstractOfLengths):
+        return energy
+    raise TypeError(
+        "ExchangeGibbs needs an energy whose points have lengths (an AbstractOfLengths such as "
+        f"ReplicatedSoftmax), got {type(energy).__name__}. Use BlockGibbs for one with two layers"
     )
 
 

@@ -12,6 +12,7 @@ from energax.tasks.denoise import BitFlip as BitFlip
 from energax.tasks.denoise import Denoised as Denoised
 from energax.tasks.denoise import GaussianNoise as GaussianNoise
 from energax.tasks.denoise import denoise as denoise
+from energax.tasks.documents import perplexity as perplexity
 from energax.tasks.explain import Explanation as Explanation
 from energax.tasks.explain import explain as explain
 from energax.tasks.features import features as features

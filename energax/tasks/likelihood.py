@@ -7,8 +7,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from energax.energies._base import AbstractDeepEnergy, AbstractEnergy
+from energax.energies._base import AbstractDeepEnergy, AbstractEnergy, AbstractOfLengths
+from energax.partition._base import Clock, answer
 from energax.partition.choose import log_z as estimate_log_z
+from energax.partition.choose import log_z_by_length
 from energax.random import as_key
 from energax.results import Comparison, LogZ, Scores, Verdict, half_width, mean_of_rows
 from energax.spaces import AbstractSpace, Point, Record
@@ -18,19 +20,38 @@ _AT_ONCE = 4096  # rows
 
 
 def score_samples(
-    energy: AbstractEnergy, X: Point, *, key, log_z: LogZ | None = None, **options
+    energy: AbstractEnergy,
+    X: Point,
+    *,
+    key,
+    log_z: LogZ | Mapping[int, LogZ] | None = None,
+    **options,
 ) -> Scores:
     """log p(x) = f(x) − log Z for every row of `X`.
 
+    Where each length of rows is a distribution of its own (`ReplicatedSoftmax`) it is log p(x |
+    length) = f(x) − log Z(length), and `Scores.log_z` the mean over the rows of log Z(length).
+
     **Arguments:** `X`: (rows, *event), or one point. `log_z`: an answer of `energax.log_z` to use
     again; by default it is estimated with `options` passed on (`precision=`, `max_seconds=`, ...).
+    For lengths one of `partition.log_z_by_length`.
 
     **Returns:** `Scores`: `log_prob` (rows,), `std_err` (rows,) the standard error of each row,
     `log_z_std_err` the error that all rows share. −inf for a row of density 0.
 
-    **Raises:** ValueError for rows outside the space; TypeError for options beside `log_z=`.
+    **Raises:** ValueError for rows outside the space, or lengths that are missing from `log_z`;
+    TypeError for options beside `log_z=`, or another kind of `log_z`.
     """
     values, _ = log_density_rows(energy, X, "X")
+    _check_options(log_z, options)
+    if isinstance(energy, AbstractOfLengths):
+        if log_z is not None and not isinstance(log_z, Mapping):
+            raise TypeError(
+                "log_z: each length has its own; expected an answer of partition.log_z_by_length"
+            )
+        return _scores_by_length(values, energy, X, key, log_z, options)
+    if isinstance(log_z, Mapping):
+        raise TypeError("log_z: expected an answer of energax.log_z, got those of many lengths")
     return _scores(values, energy, energy.space, key, log_z, options)
 
 
@@ -62,6 +83,7 @@ def variational_bound(
         )
     rows = energy.data_space.validate(V, name="V")
     rows = rows[None] if is_single(energy.data_space, rows) else rows
+    _check_options(log_z, options)
     bounds = in_blocks(lambda x: _bounds(energy, x, num_updates), rows, _AT_ONCE)
     values = np.concatenate(bounds).astype(np.float64)
     return _scores(values, energy, energy.data_space, key, log_z, options)
@@ -76,8 +98,6 @@ def _scores(
     options: dict[str, Any],
 ) -> Scores:
     """`values` (rows,) less log Z of the energy, given or estimated; rows live on `space`."""
-    if log_z is not None and options:
-        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
     z = estimate_log_z(energy, key=key, **options) if log_z is None else log_z
     with np.errstate(invalid="ignore"):
         log_prob = values - z.value
@@ -90,6 +110,56 @@ def _scores(
         reasons=z.reasons,
         num_sites=space.num_sites,
         measure=_measure(space),
+    )
+
+
+def _check_options(log_z: Any, options: dict[str, Any]) -> None:
+    if log_z is not None and options:
+        raise TypeError(f"log_z= is given, so {sorted(options)} would have no effect")
+
+
+def _scores_by_length(
+    values: np.ndarray,
+    energy: AbstractOfLengths,
+    X: Point,
+    key: Any,
+    log_z: Mapping[int, LogZ] | None,
+    options: dict[str, Any],
+) -> Scores:
+    """`values` (rows,) less log Z of each row's length."""
+    rows = energy.space.validate(X, name="X")
+    lengths = np.atleast_1d(np.asarray(energy.lengths(rows)))
+    distinct, place, often = np.unique(lengths, return_inverse=True, return_counts=True)
+    found = log_z
+    if found is None:
+        found = log_z_by_length(energy, distinct.tolist(), key=key, **options)
+    missing = [int(n) for n in distinct if int(n) not in found]
+    if missing:
+        raise ValueError(f"log_z: there is none of length {missing[0]}, which is in X")
+    each = {int(n): found[int(n)] for n in distinct}
+    value, std_err = (
+        np.array([getattr(z, name) for z in each.values()]) for name in ("value", "std_err")
+    )
+    share = often / len(lengths)
+    mean = answer(
+        float(share @ value),
+        float(np.sqrt(np.sum((share * std_err) ** 2))),
+        Clock(),
+        method="by length: " + ", ".join(sorted({z.method for z in each.values()})),
+        reasons=[f"length {n}: {reason}" for n, z in each.items() for reason in z.reasons],
+        ess=min(z.ess for z in each.values()),
+        time_limited=any(z.time_limited for z in each.values()),
+        details={f"length {n}": z.value for n, z in each.items()},
+    )
+    return Scores(
+        log_prob=values - value[place],
+        std_err=std_err[place],
+        log_z_std_err=mean.std_err,
+        log_z=mean,
+        reliable=mean.reliable,
+        reasons=mean.reasons,
+        num_sites=energy.space.num_sites,
+        measure=_measure(energy.space),
     )
 
 

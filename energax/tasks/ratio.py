@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from energax.energies._base import AbstractEnergy
+from energax.energies._base import AbstractEnergy, AbstractOfLengths
 from energax.results import Verdict
 from energax.spaces import Point
 from energax.tasks._base import log_density_rows
@@ -16,7 +16,8 @@ def log_ratio(energy: AbstractEnergy, x: Point, y: Point) -> np.ndarray | np.flo
     **Returns:** float64, shape () or (rows,). ±inf where one of the two has density 0; where both
     have, the ratio is undefined: NaN, with an `UnreliableResult` warning.
 
-    **Raises:** ValueError for points outside the space or batches of different length.
+    **Raises:** ValueError for points outside the space, batches of different length, or points
+    whose lengths differ where each length is a distribution of its own.
     """
     f_x, x_single = log_density_rows(energy, x, "x")
     f_y, y_single = log_density_rows(energy, y, "y")
@@ -24,6 +25,13 @@ def log_ratio(energy: AbstractEnergy, x: Point, y: Point) -> np.ndarray | np.flo
         raise ValueError(
             f"expected as many rows in x as in y, or one point, got {len(f_x)} and {len(f_y)}"
         )
+    if isinstance(energy, AbstractOfLengths):
+        lengths = (np.asarray(energy.lengths(np.asarray(points))) for points in (x, y))
+        if np.any(np.not_equal(*lengths)):
+            raise ValueError(
+                f"points of different lengths have different Z under {type(energy).__name__}: "
+                "compare such of one length, or take score_samples"
+            )
     undefined = np.isneginf(f_x) & np.isneginf(f_y)
     with np.errstate(invalid="ignore"):
         ratio = f_x - f_y

@@ -10,7 +10,7 @@ import numpy as np
 import energax
 from energax import energies, objectives, random, samplers, spaces, tasks
 from energax.energies import _base as base
-from energax.energies.boltzmann import AnnealedRBM, TiedRBM
+from energax.energies.boltzmann import AnnealedRBM, TiedRBM, TopicsOfLength
 from energax.energies.exponential_family import (
     Bernoulli,
     Beta,
@@ -83,6 +83,12 @@ def record_rbm():
 def general_potts():
     rng = np.random.default_rng(7)
     return energies.GeneralPotts(rng.normal(0, 0.5, (6, 3, 3)), rng.normal(0, 0.5, (4, 3)))
+
+
+def topics():
+    rng = np.random.default_rng(3)
+    weight, share, bias = rng.normal(0, 0.8, (4, 3)), rng.normal(0, 1, 4), rng.normal(0, 0.5, 3)
+    return energies.ReplicatedSoftmax(weight, share, bias, longest=30)
 
 
 def deep():
@@ -186,6 +192,8 @@ EXAMPLES = {
     energies.CentredDBM: lambda: energies.CentredDBM.of(
         deep(), [[1, 0, 0, 1, 0], [0, 0, 1, 1, 1], [1, 0, 1, 1, 0]]
     ),
+    energies.ReplicatedSoftmax: topics,
+    TopicsOfLength: lambda: topics().hidden_of_length(7),
     TiedRBM: lambda: TiedRBM(
         jnp.asarray(rbm().weight), jnp.full(5, 0.3), jnp.full(3, -0.4), (2, 2)
     ),
@@ -261,6 +269,7 @@ EXAMPLES = {
         normal(),
     ),
     samplers.BlockGibbs: lambda: (samplers.BlockGibbs(), rbm()),
+    samplers.ExchangeGibbs: lambda: (samplers.ExchangeGibbs(), topics()),
     samplers.ColouredGibbs: lambda: (samplers.ColouredGibbs(), ising()),
     samplers.Mixed: lambda: (samplers.Mixed(b=samplers.SiteGibbs(), a=samplers.MALA()), record()),
     samplers.SwendsenWang: lambda: (samplers.SwendsenWang(), ising()),

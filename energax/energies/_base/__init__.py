@@ -21,8 +21,10 @@ from energax.energies._base.structure import (
     AbstractColouredSpins,
     AbstractDeepEnergy,
     AbstractLocalEnergy,
+    AbstractOfLengths,
     AbstractPairwise,
     AbstractTiltable,
+    check_one_distribution,
 )
 from energax.energies._base.tools import (
     Frozen,
@@ -46,6 +48,7 @@ __all__ = [
     "AbstractEnergy",
     "AbstractLocalEnergy",
     "AbstractNormalised",
+    "AbstractOfLengths",
     "AbstractPairwise",
     "AbstractPath",
     "AbstractTiltable",
@@ -59,6 +62,7 @@ __all__ = [
     "base_rates",
     "batched",
     "broadcast",
+    "check_one_distribution",
     "check_scalar",
     "condition",
     "correlate",

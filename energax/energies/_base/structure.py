@@ -171,6 +171,66 @@ class AbstractBipartiteEnergy(AbstractEnergy):
         return self.draw_hidden(self.hidden_input(x), key=key)
 
 
+class AbstractOfLengths(AbstractBipartiteEnergy):
+    """An energy whose points have lengths, each length a distribution of its own,
+    p(x | length) = exp(f(x)) / Z(length); chains keep theirs.
+
+    There is no p(x), and no Z: what needs one distribution takes `of_length(n)`.
+    """
+
+    longest: eqx.AbstractVar[int]
+    """The greatest length of a point that chains may move."""
+
+    @abstractmethod
+    def lengths(self, x: Point) -> Int[Array, "..."]:
+        """Of a batch (leading axes) or one point."""
+
+    @abstractmethod
+    def of_length(self, length: int) -> AbstractEnergy:
+        """The energy of the points of one length; they may be written in another way there."""
+
+    @abstractmethod
+    def hidden_of_length(self, length: Any) -> AbstractEnergy:
+        """The energy of the hidden units in points of one length, all else summed out.
+
+        Its log Z is Z(length)'s, and it has one shape for every length.
+        """
+
+    @abstractmethod
+    def hidden_gain(
+        self, hidden: Float[Array, "... hidden"]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """(u, n) of what `draw_hidden` gives: p(h | n) ∝ exp(n u(h)), n the length."""
+
+    @abstractmethod
+    def with_length(
+        self, hidden: Float[Array, "... hidden"], length: Float[Array, "..."]
+    ) -> Float[Array, "... hidden"]:
+        """What `draw_hidden` gives, of another length."""
+
+    @abstractmethod
+    def log_z_by_length(self, lengths: Any) -> Float[Array, " lengths"]:
+        """log Z of each of these lengths, exact, by one sum over `num_summed_states` terms."""
+
+    def refusal(self, who: str) -> str:
+        """Why `who`, who takes one distribution, does not take this."""
+        return (
+            f"{who}: {type(self).__name__} is not one distribution but one for each length: take "
+            "energy.of_length(n) (score_samples and perplexity take points of all lengths)"
+        )
+
+
+def check_one_distribution(energy: AbstractEnergy, who: str) -> None:
+    """Raises ValueError if `energy` is, or has in it, a distribution for each length."""
+
+    def is_of_lengths(node: Any) -> bool:
+        return isinstance(node, AbstractOfLengths)
+
+    for node in jax.tree.leaves(energy, is_leaf=is_of_lengths):
+        if is_of_lengths(node):
+            raise ValueError(node.refusal(who))
+
+
 class AbstractDeepEnergy(AbstractBipartiteEnergy):
     """An energy of several layers of bits, of which only the first is data.
 

@@ -17,6 +17,7 @@ from energax.energies.boltzmann._base import (
 from energax.energies.boltzmann.bernoulli import BernoulliRBM
 from energax.energies.boltzmann.centred import CentredRBM
 from energax.energies.boltzmann.deep import CentredDBM, DeepBoltzmannMachine, TiedRBM
+from energax.energies.boltzmann.replicated import ReplicatedSoftmax, TopicsOfLength
 
 __all__ = [
     "RBM",
@@ -32,8 +33,10 @@ __all__ = [
     "RBMPath",
     "RecordUnits",
     "RectifiedUnits",
+    "ReplicatedSoftmax",
     "ReplicatedSoftmaxUnits",
     "SoftmaxUnits",
     "SpinUnits",
     "TiedRBM",
+    "TopicsOfLength",
 ]

@@ -9,20 +9,34 @@ from jaxtyping import Array, Float, Key
 from energax.energies._base import (
     AbstractBipartiteEnergy,
     AbstractEnergy,
+    AbstractOfLengths,
     batched,
     without_gradient,
 )
 from energax.objectives._base import Metrics, energies_of, energies_of_data
 from energax.samplers._base import AbstractSampler, Info, State, apart
 from energax.samplers.choose import default_sampler
+from energax.samplers.gibbs import BlockGibbs, ExchangeGibbs
 from energax.samplers.mixed import Mixed
 from energax.samplers.tempering import ParallelTempering
 from energax.spaces import Point, num_rows
 
 
 def sampler_of(sampler: AbstractSampler | None, energy: AbstractEnergy) -> AbstractSampler:
-    """The sampler that was given, else the energy's default."""
-    return default_sampler(energy) if sampler is None else sampler
+    """The sampler that was given, else the energy's default.
+
+    **Raises:** TypeError for a sampler that would not keep the lengths of an `AbstractOfLengths`.
+    """
+    if sampler is None:
+        return default_sampler(energy)
+    if isinstance(energy, AbstractOfLengths) and not isinstance(
+        sampler, BlockGibbs | ExchangeGibbs
+    ):
+        raise TypeError(
+            f"sampler: chains of {type(energy).__name__} keep their lengths, as those of "
+            f"ExchangeGibbs and BlockGibbs do and {type(sampler).__name__}'s do not; leave it out"
+        )
+    return sampler
 
 
 def some_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
@@ -30,6 +44,32 @@ def some_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
     rows = num_rows(data)
     index = jax.random.choice(key, rows, (num,), replace=num > rows)
     return jax.tree.map(lambda a: jnp.asarray(a)[index], data)
+
+
+def starting_rows(energy: AbstractEnergy, data: Point, num: int, key: Key[Array, ""]) -> Point:
+    """`num` random rows for chains to start at.
+
+    Where points have lengths, which chains keep, they are taken at even distances from the rows in
+    the order of their lengths (systematic sampling; Cochran 1977, chapter 8), so that the chains'
+    lengths are spread as the data's: what they differ by would not average out over updates.
+
+    **Raises:** ValueError for rows longer than chains can move.
+    """
+    if not isinstance(energy, AbstractOfLengths):
+        return some_rows(data, num, key)
+    lengths = energy.lengths(jax.tree.map(jnp.asarray, data))
+    if int(jnp.max(lengths)) > energy.longest:
+        raise ValueError(
+            f"data: a row has length {int(jnp.max(lengths))}, and chains of this "
+            f"{type(energy).__name__} move up to longest={energy.longest}: make it with a larger "
+            "longest="
+        )
+    key_order, key_offset = jax.random.split(key)
+    rows = len(lengths)
+    order = jnp.lexsort((jax.random.uniform(key_order, (rows,)), lengths))
+    places = (jnp.arange(num) + jax.random.uniform(key_offset)) * (rows / num)
+    chosen = order[jnp.minimum(places.astype(int), rows - 1)]
+    return jax.tree.map(lambda a: jnp.asarray(a)[chosen], data)
 
 
 def begin(

@@ -22,7 +22,14 @@ from energax.objectives._base import (
     energies_of,
     energies_of_data,
 )
-from energax.objectives.chains._base import advance, begin, sampler_of, some_rows, two_phases
+from energax.objectives.chains._base import (
+    advance,
+    begin,
+    sampler_of,
+    some_rows,
+    starting_rows,
+    two_phases,
+)
 from energax.samplers._base import AbstractSampler, State
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering
@@ -44,13 +51,15 @@ class ContrastiveDivergence(AbstractObjective):
     num_steps: int = eqx.field(static=True, default=1)
     sampler: AbstractSampler | None = None
 
+    keeps_lengths = property(lambda self: True)
+
     def __check_init__(self):
         check_whole("num_steps", self.num_steps)
 
     def init(self, energy, data, *, key):
         """(None, the sampler's tuning)."""
         key_rows, key_init = jax.random.split(key)
-        rows = some_rows(data, min(num_rows(data), 100), key_rows)
+        rows = starting_rows(energy, data, min(num_rows(data), 100), key_rows)
         return None, sampler_of(self.sampler, energy).init(energy, rows, key=key_init)[1]
 
     def __call__(self, energy, params, batch, carry, *, key):
@@ -82,8 +91,9 @@ class PersistentCD(AbstractObjective):
     likelihood, as the learning rate falls to zero (Younes 1999). It costs k steps of each chain and
     two gradients.
 
-    **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data. `sampler`:
-    None takes the energy's default; it goes on tuning itself over the whole training.
+    **Arguments:** `num_steps`: k. `num_chains`: they start at random rows of the data, where these
+    have lengths at rows of all. `sampler`: None takes the energy's default; it goes on tuning
+    itself over the whole training.
     """
 
     num_steps: int = eqx.field(static=True, default=1)
@@ -91,6 +101,7 @@ class PersistentCD(AbstractObjective):
     sampler: AbstractSampler | None = None
 
     fits_moments = property(lambda self: True)
+    keeps_lengths = property(lambda self: True)
 
     def __check_init__(self):
         check_whole("num_steps", self.num_steps)
@@ -99,7 +110,7 @@ class PersistentCD(AbstractObjective):
     def init(self, energy, data, *, key):
         """(None, the chains)."""
         key_rows, key_init = jax.random.split(key)
-        rows = some_rows(data, self.num_chains, key_rows)
+        rows = starting_rows(energy, data, self.num_chains, key_rows)
         return None, Chains(*sampler_of(self.sampler, energy).init(energy, rows, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):

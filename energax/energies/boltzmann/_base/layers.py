@@ -54,7 +54,7 @@ class SoftmaxUnits(AbstractUnits):
         return jnp.sum(jax.nn.logsumexp(self._by_unit(field), axis=-1), axis=-1)
 
     def draw(self, field, *, key):
-        return self.space.encode(_draw_categories(self._by_unit(field), key))
+        return self.space.encode(draw_categories(self._by_unit(field), key))
 
     def start(self, parameters):
         return self._like(parameters)
@@ -128,7 +128,7 @@ class ReplicatedSoftmaxUnits(AbstractUnits):
         return self.space.num_sites * jax.nn.logsumexp(field, axis=-1)
 
     def draw(self, field, *, key):
-        return _draw_categories(field, key, self.space.num_sites)
+        return draw_categories(field, key, self.space.num_sites)
 
     def start(self, parameters):
         return ReplicatedSoftmaxUnits(jnp.mean(parameters, axis=0), self.space.num_sites)
@@ -265,10 +265,10 @@ class Offsets(eqx.Module):
     means: tuple[Float[Array, " _"], ...]
 
 
-def _draw_categories(
+def draw_categories(
     logits: Float[Array, "... k"], key: Key[Array, ""], num: int | None = None
 ) -> Int[Array, "..."]:
-    """Categories of p(j) ∝ e^{logits_j}; with `num` as many from each row, (..., num)."""
+    """Categories of p(j) ∝ e^{logits_j}; with `num` as many of each row, (..., num)."""
     k = logits.shape[-1]
     if num is None and k <= _UNROLLED:
         return random.categorical(key, logits)
