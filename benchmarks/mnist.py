@@ -67,7 +67,7 @@ def rbm(folder: str, minutes: float) -> dict:
     start = ex.energies.BernoulliRBM.random(784, HIDDEN, key=ex.random.key(0), data=rows)
     centred = ex.energies.CentredRBM.of(start, rows)
     objective = ex.objectives.PersistentCD(num_steps=5, num_chains=CHAINS)
-    fit, spent = _train(centred, rows, objective, minutes, learning_rate=1e-3)
+    fit, spent = _train(centred, rows, objective, minutes, learning_rate=0.1)
     energy = fit.energy.plain
     z = ex.log_z(energy, key=ex.random.key(1))
     score = ex.score_samples(energy, test, key=ex.random.key(1), log_z=z).mean()
@@ -93,7 +93,7 @@ def dbm(folder: str, minutes: float) -> dict:
     objective = ex.objectives.MeanFieldPCD(num_steps=5, num_chains=CHAINS)
     left = minutes - begun[0] / 60
     centred = ex.energies.CentredDBM.of(energy, rows)
-    fit, rest = _train(centred, rows, objective, left, learning_rate=5e-4)
+    fit, rest = _train(centred, rows, objective, left, learning_rate=0.03)
     energy = fit.energy.plain
     z = ex.log_z(energy, key=ex.random.key(1))
     bound = ex.variational_bound(energy, test, key=ex.random.key(1), log_z=z).mean()
@@ -113,7 +113,7 @@ def features(folder: str, minutes: float) -> dict:
     start = ex.energies.BernoulliRBM.random(784, FEATURES, key=ex.random.key(0), data=bits)
     centred = ex.energies.CentredRBM.of(start, bits)
     objective = ex.objectives.PersistentCD(num_steps=1, num_chains=CHAINS)
-    fit, spent = _train(centred, bits, objective, minutes / 5, learning_rate=1e-3)
+    fit, spent = _train(centred, bits, objective, minutes / 5, learning_rate=0.1)
     energy = fit.energy.plain
     error = {}
     for name, of in (("features", lambda x: np.asarray(energy.hidden_mean(x))), ("pixels", None)):
@@ -136,26 +136,28 @@ def features(folder: str, minutes: float) -> dict:
 def _train(
     energy: Any, rows: np.ndarray, objective: Any, minutes: float, learning_rate: float
 ) -> tuple[Any, tuple[float, float]]:
-    """A fit of as many steps as `minutes` take, and its (wall, CPU) seconds."""
+    """A fit of as many steps as `minutes` take, and its (wall, CPU) seconds.
+
+    Plain gradient steps whose rate falls to zero (Younes 1999): Adam at one rate keeps the weights
+    moving faster than chains follow, and they ran away after 200,000 steps.
+    """
+    import optax
+
     import energax as ex
 
-    options = {"batch_size": BATCH, "learning_rate": learning_rate, "average": AVERAGE}
+    def fitted(num_steps: int, seed: int, **options) -> Any:
+        rate = optax.linear_schedule(learning_rate, 0.0, num_steps)
+        options |= {"optimizer": optax.sgd(rate), "batch_size": BATCH, "average": AVERAGE}
+        return ex.fit(
+            energy, rows, objective, key=ex.random.key(seed), num_steps=num_steps, **options
+        )
+
+    warnings.simplefilter("ignore")
     spent = clock()
-    tried = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=50, **options)
-    again = ex.fit(energy, rows, objective, key=ex.random.key(2), num_steps=250, **options)
+    tried, again = fitted(50, 2), fitted(250, 2)
     each = max((again.seconds - tried.seconds) / 200, again.seconds / 1000)
     left = 60 * minutes - spent()[0]
-    num_steps = max(100, int(0.95 * left / each))
-    warnings.simplefilter("ignore")
-    fit = ex.fit(
-        energy,
-        rows,
-        objective,
-        key=ex.random.key(0),
-        num_steps=num_steps,
-        max_seconds=max(left, 1.0),
-        **options,
-    )
+    fit = fitted(max(100, int(0.95 * left / each)), 0, max_seconds=max(left, 1.0))
     return fit, spent()
 
 
@@ -167,5 +169,6 @@ def _likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dic
         "upper": float(score.upper),
         "text": f"log Z {z.value:.2f} ± {z.std_err:.2f} by {z.method}, "
         f"{'reliable' if score.reliable else f'UNRELIABLE: {z.reasons}'}; {fit.num_steps:,} steps"
-        + (", cut short by the clock" if fit.time_limited else ""),
+        + (", cut short by the clock" if fit.time_limited else "")
+        + "".join(f"; the training: {reason}" for reason in fit.reasons),
     }
