@@ -3,12 +3,14 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from energax.energies._base import AbstractEnergy, batched
+from energax.spaces import num_rows
 from energax.tasks._base import padded_blocks
 
 _BLOCK = 1024
@@ -43,11 +45,14 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def energies_of(energy: AbstractEnergy, rows: np.ndarray) -> np.ndarray:
-    """E of rows (num, n) in float64, in blocks of one size, so that it compiles once a width."""
-    out = np.empty(len(rows))
-    for block, own in padded_blocks(rows, (_BLOCK,)):
-        values = np.asarray(_energies(energy, jnp.asarray(block, float)))
+def energies_of(energy: AbstractEnergy, rows: Any) -> np.ndarray:
+    """E of rows, points of its space, in float64; in blocks of one size, so that it compiles once
+    a width."""
+    num = num_rows(rows)
+    out = np.empty(num)
+    for block, own in padded_blocks(np.arange(num), (_BLOCK,)):
+        some = jax.tree.map(lambda a, block=block: jnp.asarray(a[block]), rows)
+        values = np.asarray(_energies(energy, some))
         out[own] = values[: own.stop - own.start]
     return out
 

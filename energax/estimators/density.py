@@ -1,4 +1,4 @@
-"""How probable is a row of a table of numbers?"""
+"""How probable is a row of a table?"""
 
 from numbers import Integral, Real
 from typing import ClassVar
@@ -12,16 +12,19 @@ from energax import random, samplers, tasks, training
 from energax.energies import Standardised
 from energax.energies._base import AbstractEnergy, AbstractNormalised
 from energax.estimators._base import read_table, seed_of
+from energax.estimators._columns import ReadsColumns, as_table, read_columns
 from energax.objectives._base import AbstractObjective
 
 
-class EnergyDensity(DensityMixin, BaseEstimator):
-    """The density of rows of numbers, normalised, of an energy of your own or a mixture of normals.
+class EnergyDensity(ReadsColumns, DensityMixin, BaseEstimator):
+    """The density of rows, normalised, of an energy of your own or a mixture of normals.
 
     By default a mixture of normals whose number of components is chosen on held-out rows
     (`energax.training.fit_mixture`): log Z is exact, and rows may have missing values, which are
-    summed out. With `energy=` that energy is trained on the standardised columns by `energax.fit`,
-    and log Z is estimated, with its error and verdict, when it is first asked for.
+    summed out. Columns of a data frame that hold words, categories or booleans are categories, of
+    which each component has shares of its own: p is then a density in the numbers and a probability
+    in the categories. With `energy=` that energy is trained on the standardised columns by
+    `energax.fit`, and log Z is estimated, with its error and verdict, when it is first asked for.
 
     **Arguments:** `energy`: an energax energy on `Real((columns,))`, or None. `objective`: of its
     training; None takes the default of `energax.fit`. `num_steps`, `batch_size`, `learning_rate`:
@@ -64,16 +67,18 @@ class EnergyDensity(DensityMixin, BaseEstimator):
     def fit(self, X, y=None):
         """Fits the density to the rows of X, (rows, columns); `y` is ignored."""
         self._validate_params()
-        rows = read_table(self, X, reset=True, gaps=self.energy is None)
         self._seed = seed_of(self.random_state)
         self.log_z_ = None
         if self.energy is None:
-            self._mixture = training.fit_mixture(
-                rows, max_components=self.max_components, seed=self._seed
+            columns = read_columns(self, X, reset=True)
+            self._mixture = training.fit_mixed_mixture(
+                columns, max_components=self.max_components, seed=self._seed
             )
-            self.energy_ = self._mixture.energy()
+            self.energy_ = self._mixture.energy(columns.space)
             self.reliable_, self.reasons_ = True, ()
             return self
+        self.layout_ = None
+        rows = read_table(self, X, reset=True, gaps=False)
         if self.energy.space.shape != rows.shape[1:]:
             raise ValueError(
                 f"energy: expected one on Real(({rows.shape[1]},)), a number a column, got "
@@ -97,9 +102,9 @@ class EnergyDensity(DensityMixin, BaseEstimator):
     def score_samples(self, X):
         """log p(x) of every row, (rows,); of a row with gaps log p of what is there."""
         check_is_fitted(self)
-        rows = read_table(self, X, reset=False, gaps=self.energy is None)
         if self.energy is None:
-            return self._mixture.log_prob(rows)
+            return self._mixture.log_prob(read_columns(self, X, reset=False))
+        rows = read_table(self, X, reset=False, gaps=False)
         scores = tasks.score_samples(
             self.energy_, rows, key=random.key(self._seed + 1), log_z=self.log_z_
         )
@@ -112,11 +117,12 @@ class EnergyDensity(DensityMixin, BaseEstimator):
         return float(np.mean(self.score_samples(X)))
 
     def sample(self, n_samples=1):
-        """Rows drawn from the energy, (n_samples, columns)."""
+        """Rows drawn from the energy, (n_samples, columns); a data frame where one with categories
+        was fitted."""
         check_is_fitted(self)
         key = random.key(self._seed + 2)
         if isinstance(self.energy_, AbstractNormalised):
-            return np.asarray(self.energy_.draw(n_samples, key=key), np.float64)
+            return as_table(self.layout_, self.energy_.draw(n_samples, key=key))
         draws = samplers.sample(self.energy_, n_samples, key=key)
         self.reliable_, self.reasons_ = draws.reliable, draws.reasons
         return np.asarray(draws.flat(), np.float64)

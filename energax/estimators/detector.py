@@ -1,5 +1,6 @@
 """Which rows of a table are odd?"""
 
+import dataclasses
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -10,19 +11,22 @@ from sklearn.utils.validation import check_is_fitted
 
 from energax import random, samplers, tasks
 from energax.energies import Standardised
-from energax.estimators._base import energies_of, read_table, seed_of
+from energax.estimators._base import energies_of, seed_of
+from energax.estimators._columns import ReadsColumns, as_table, read_columns
 from energax.training import fit_experts
 
 _FAR = 1e30
 
 
-class EnergyDetector(OutlierMixin, BaseEstimator):
+class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
     """Finds odd rows by the energy of a product of experts that odd rows do not bend.
 
     The energy, E(x) = Σ_i E_i(x)/s_i, is the product of kernel densities of the columns, one normal
     and a mixture of normals, fitted to the bulk of the rows (`energax.training.fit_experts`). It is
     `energy_`, can be sampled, and scores new rows. Rows may have missing values, which the mixture
-    fills by their conditional means.
+    fills by their conditional means. Columns of a data frame that hold words, categories or
+    booleans are categories: of the columns by themselves and of the mixture. A value that was not
+    there in `fit` counts as one that half a row had.
 
     **Arguments:** `contamination`: "auto" calls rows odd whose energy is above that at which the
     bulk ends; a number from 0 to 0.5 is the share of the training rows that is called odd.
@@ -51,10 +55,13 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
     def fit(self, X, y=None):
         """Fits the energy to the rows of X, (rows, columns); `y` is ignored."""
         self._validate_params()
-        self._rows = read_table(self, X, reset=True)
+        self._rows = read_columns(self, X, reset=True)
         self._seed = seed_of(self.random_state)
-        self._fitted = self._experts(self._rows)
-        self.energy_ = Standardised(self._fitted.energy, self._fitted.centre, self._fitted.scale)
+        fitted = self._fitted = self._experts(self._rows)
+        part = None if self.layout_ is None else "numbers"
+        self.energy_ = fitted.energy
+        if len(fitted.centre):
+            self.energy_ = Standardised(fitted.energy, fitted.centre, fitted.scale, part)
         self.decision_scores_ = self._energies(self._fitted, self._rows)
         if self.contamination == "auto":
             self.offset_ = -self._fitted.threshold
@@ -107,23 +114,24 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         (rows, columns), in nats of E (`energax.tasks.explain`); gaps are filled first.
         """
         rows = self._checked(X)
-        filled, reference = (self._fitted.mixture.filled(r) for r in (rows, self._rows))
-        return tasks.explain(self.energy_, filled, reference=reference).contributions
+        filled, reference = (self._fitted.mixture.filled(r).point for r in (rows, self._rows))
+        found = tasks.explain(self.energy_, filled, reference=reference).contributions
+        return found if self.layout_ is None else self.layout_.by_column(found)
 
     def sample(self, n_samples=1):
-        """Rows drawn from the energy, (n_samples, columns); their verdict is in `reliable_` and
-        `reasons_`."""
+        """Rows drawn from the energy, (n_samples, columns), a data frame where one with categories
+        was fitted; their verdict is in `reliable_` and `reasons_`."""
         check_is_fitted(self)
         draws = samplers.sample(self.energy_, n_samples, key=random.key(self._seed))
         self.reliable_, self.reasons_ = draws.reliable, draws.reasons
-        return np.asarray(draws.flat(), np.float64)
+        return as_table(self.layout_, draws.flat())
 
     def _experts(self, rows):
         return fit_experts(rows, max_components=self.max_components, seed=self._seed)
 
     def _checked(self, X):
         check_is_fitted(self)
-        return read_table(self, X, reset=False)
+        return read_columns(self, X, reset=False)
 
     def _held_against(self, X):
         """(the calibration, E of the rows of X by the energy that did not see its rows)."""
@@ -142,9 +150,11 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         return calibration, self._energies(fitted, rows)
 
     def _energies(self, fitted, rows):
-        z = (fitted.mixture.filled(rows) - fitted.centre) / fitted.scale
+        rows = fitted.mixture.filled(rows)
+        z = (rows.numbers - fitted.centre) / fitted.scale
         # E rises without end: a number that float32 does not hold must not become NaN
-        return energies_of(fitted.energy, np.clip(z, -_FAR, _FAR))
+        rows = dataclasses.replace(rows, numbers=np.clip(z, -_FAR, _FAR).astype(np.float32))
+        return energies_of(fitted.energy, rows.point)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -12,7 +12,15 @@ from energax.training._base import (
 from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
 from energax.training.curves import Curves, Progress, ProgressFile, read_progress
-from energax.training.experts import Experts, NormalMixture, fit_experts, fit_mixture
+from energax.training.experts import (
+    Columns,
+    Experts,
+    MixedMixture,
+    NormalMixture,
+    fit_experts,
+    fit_mixed_mixture,
+    fit_mixture,
+)
 from energax.training.loop import (
     check_matrices,
     check_optimizer,
@@ -25,11 +33,13 @@ from energax.training.stopping import EarlyStopping
 
 __all__ = [
     "Best",
+    "Columns",
     "Curves",
     "DamagedCheckpoint",
     "EarlyStopping",
     "Experts",
     "Fit",
+    "MixedMixture",
     "NormalMixture",
     "Progress",
     "ProgressFile",
@@ -41,6 +51,7 @@ __all__ = [
     "check_recovery",
     "fit",
     "fit_experts",
+    "fit_mixed_mixture",
     "fit_mixture",
     "load",
     "pretrain",

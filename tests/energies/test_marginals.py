@@ -73,3 +73,18 @@ def test_standardised_is_the_change_of_variables():
         energies.Standardised(bits, centre, scale)
     with pytest.raises(ValueError, match="positive"):
         energies.Standardised(inner, centre, [0.0, 1.0])
+
+
+def test_one_part_of_a_record_may_be_standardised():
+    space = spaces.Record(numbers=spaces.Real((2,)), kind=spaces.Categorical((1,), 3))
+    normal = energies.Gaussian(space.parts["numbers"], [0.3, -1.0])
+    kinds = energies.IndependentCategorical(space.parts["kind"], [0.1, 0.9, -0.4])
+    inner = energies.RecordReference(space, {"numbers": normal, "kind": kinds})
+    energy = energies.Standardised(inner, [3.0, -200.0], [0.2, 40.0], "numbers")
+    x = {"numbers": jnp.array([3.1, -180.0]), "kind": jnp.array([2])}
+    z = x | {"numbers": jnp.array([0.5, 0.5])}
+    assert float(energy(x)) == pytest.approx(float(inner(z)), abs=1e-4)
+    with pytest.raises(ValueError, match="no part 'age'"):
+        energies.Standardised(inner, [3.0, -200.0], [0.2, 40.0], "age")
+    with pytest.raises(TypeError, match="Real"):
+        energies.Standardised(inner, [3.0], [0.2], "kind")

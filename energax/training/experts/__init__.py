@@ -1,6 +1,14 @@
 """Energies that are fitted in closed steps, without an optimiser."""
 
-from energax.training.experts._base import NormalMixture
-from energax.training.experts.choose import Experts, fit_experts, fit_mixture
+from energax.training.experts._base import Columns, MixedMixture, NormalMixture
+from energax.training.experts.choose import Experts, fit_experts, fit_mixed_mixture, fit_mixture
 
-__all__ = ["Experts", "NormalMixture", "fit_experts", "fit_mixture"]
+__all__ = [
+    "Columns",
+    "Experts",
+    "MixedMixture",
+    "NormalMixture",
+    "fit_experts",
+    "fit_mixed_mixture",
+    "fit_mixture",
+]

@@ -1,13 +1,14 @@
-"""Mixtures of normals by expectation and maximisation, for rows of numbers with gaps."""
+"""Mixtures by expectation and maximisation, for rows of numbers and categories with gaps."""
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
-from energax.energies import Gaussian, Mixture
+from energax.energies import Gaussian, IndependentCategorical, Mixture, RecordReference
 from energax.energies._base import AbstractNormalised
-from energax.spaces import Real
+from energax.spaces import Categorical, Real, Record
 
 _LOG_2PI = math.log(2 * math.pi)
 _LARGEST = 1e140
@@ -47,7 +48,10 @@ class NormalMixture:
         if not np.isnan(rows).any():
             return rows
         patterns = _patterns(rows)
-        shares = _shares(self._joint(rows, patterns))
+        return self._filled(rows, patterns, _shares(self._joint(rows, patterns)))
+
+    def _filled(self, rows: np.ndarray, patterns: "_Patterns", shares: np.ndarray) -> np.ndarray:
+        """`filled`, given p(component | what is there), (num, components)."""
         out = np.zeros_like(rows)
         for k in range(len(self.mean)):
             out += shares[:, k, None] * self._expected(k, rows, patterns)
@@ -57,9 +61,14 @@ class NormalMixture:
         """`num` times the rows with NaN replaced by draws from p(missing | what is there),
         (num, rows, n), exact: a component by its share, then its normal given what is there."""
         patterns = _patterns(rows)
-        shares = np.cumsum(_shares(self._joint(rows, patterns)), axis=1)
-        chosen = (rng.random((num, len(rows), 1)) > shares[:, :-1]).sum(-1)
-        out = np.repeat(rows[None], num, axis=0)
+        shares = _shares(self._joint(rows, patterns))
+        return self._drawn(rows, patterns, _chosen(shares, num, rng), rng)
+
+    def _drawn(
+        self, rows: np.ndarray, patterns: "_Patterns", chosen: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """`drawn`, given the component of each row of each table, (num, rows)."""
+        out = np.repeat(rows[None], len(chosen), axis=0)
         for k in range(len(self.mean)):
             expected = self._expected(k, rows, patterns)
             for gone, own in patterns:
@@ -137,7 +146,205 @@ class NormalMixture:
         return out
 
 
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Rows of numbers and of categories.
+
+    - `numbers`: (num, n) float64, NaN where a value is missing.
+    - `categories`: (num, c) int, from 0, −1 where one is missing.
+    - `num_values`: (c,), of each column of categories.
+    """
+
+    numbers: np.ndarray
+    categories: np.ndarray
+    num_values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> "Columns":
+        return Columns(self.numbers[index], self.categories[index], self.num_values)
+
+    @staticmethod
+    def of_numbers(rows: np.ndarray) -> "Columns":
+        """Rows without categories."""
+        return Columns(rows, np.zeros((len(rows), 0), int), np.zeros(0, int))
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return self.numbers.shape[1] + self.categories.shape[1]
+
+    @property
+    def space(self) -> Any:
+        """Real((n,)); with categories a Record of "numbers", if there are any, and "categories"."""
+        parts: dict[str, Any] = {}
+        if self.numbers.shape[1]:
+            parts["numbers"] = Real((self.numbers.shape[1],))
+        if not len(self.num_values):
+            return parts["numbers"]
+        parts["categories"] = Categorical((len(self.num_values),), self.most_values)
+        return Record(**parts)
+
+    @property
+    def most_values(self) -> int:
+        """Of a column of categories."""
+        return int(self.num_values.max(initial=2))
+
+    @property
+    def point(self) -> Any:
+        """The rows as points of `space`."""
+        if not len(self.num_values):
+            return self.numbers
+        parts = {"numbers": self.numbers, "categories": self.categories}
+        return {name: parts[name] for name in self.space.parts}
+
+    @property
+    def missing(self) -> bool:
+        """Whether any value is."""
+        return bool(np.isnan(self.numbers).any() or (self.categories < 0).any())
+
+    def shares(self) -> np.ndarray:
+        """How often each column of categories has each value, (c, k): half a row of each is added,
+        and 0 is left for values that a column does not have."""
+        out = np.zeros((len(self.num_values), self.most_values))
+        for j, (codes, size) in enumerate(zip(self.categories.T, self.num_values, strict=True)):
+            out[j, :size] = np.bincount(codes[codes >= 0], minlength=size)[:size] + 0.5
+        return out / out.sum(1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedMixture:
+    """p(x) = Σ_k w_k N(numbers; m_k, C_k) Π_j q_kj(category_j) in float64 (a location mixture of
+    conditional Gaussians without interactions within a component; Hunt & Jorgensen 2003, eq. 1).
+
+    `normals`: w, m and C. `shares`: q, (components, c, values), with 0 where a column has no such
+    value.
+    """
+
+    normals: NormalMixture
+    shares: np.ndarray
+
+    def energy(self, space: Any) -> AbstractNormalised:
+        """The same as an energy on `space`, that of the rows (`Columns.space`)."""
+        if isinstance(space, Real):
+            return self.normals.energy()
+        parts = []
+        each = zip(self.normals.mean, self.normals.covariance, self.shares, strict=True)
+        for mean, covariance, shares in each:
+            own: dict[str, AbstractNormalised] = {"categories": categorical(space, shares)}
+            if "numbers" in space.parts:
+                factor = np.linalg.cholesky(covariance)
+                own["numbers"] = Gaussian(space.parts["numbers"], mean, cholesky=factor)
+            parts.append(RecordReference(space, own))
+        weights = np.exp(self.normals.log_weights)
+        return parts[0] if len(parts) == 1 else Mixture(parts, weights)
+
+    def given_values(self, allowed: np.ndarray) -> "MixedMixture":
+        """p(x | all categories are among the allowed ones), `allowed` (c, values) of bool, with the
+        weights of the components left as they are."""
+        shares = self.shares * allowed
+        return MixedMixture(self.normals, shares / shares.sum(-1, keepdims=True))
+
+    def log_prob(self, rows: Columns) -> np.ndarray:
+        """log p of what is there of each row, (num,); what is missing is summed out."""
+        return _log_sum(self._joint(rows, _patterns(rows.numbers)))
+
+    def filled(self, rows: Columns) -> Columns:
+        """Rows with missing numbers replaced by their means, missing categories by their most
+        probable values, given what is there."""
+        if not rows.missing:
+            return rows
+        patterns = _patterns(rows.numbers)
+        shares = _shares(self._joint(rows, patterns))
+        numbers = self.normals._filled(rows.numbers, patterns, shares)
+        return dataclasses.replace(
+            rows,
+            numbers=np.where(np.isnan(rows.numbers), numbers, rows.numbers),
+            categories=self._value_shares(rows, shares).argmax(-1),
+        )
+
+    def value_shares(self, rows: Columns) -> np.ndarray:
+        """p(value | what is there) of every category, (num, c, values); 1 for one that is there."""
+        return self._value_shares(rows, _shares(self._joint(rows, _patterns(rows.numbers))))
+
+    def _value_shares(self, rows: Columns, shares: np.ndarray) -> np.ndarray:
+        """`value_shares`, given p(component | what is there), (num, components)."""
+        likely = np.einsum("rk,kjv->rjv", shares, self.shares)
+        own = rows.categories[:, :, None]
+        return np.where(own >= 0, own == np.arange(self.shares.shape[-1]), likely)
+
+    def drawn(self, rows: Columns, num: int, rng: np.random.Generator) -> list[Columns]:
+        """`num` times the rows, with what is missing drawn from p(missing | what is there)."""
+        patterns = _patterns(rows.numbers)
+        chosen = _chosen(_shares(self._joint(rows, patterns)), num, rng)
+        numbers = self.normals._drawn(rows.numbers, patterns, chosen, rng)
+        above = np.cumsum(self.shares, axis=-1)
+        out = []
+        for each, which in zip(numbers, chosen, strict=True):
+            uniform = rng.random((*rows.categories.shape, 1))
+            values = (uniform > above[which][:, :, :-1]).sum(-1)
+            values = np.where(rows.categories < 0, values, rows.categories)
+            out.append(dataclasses.replace(rows, numbers=each, categories=values))
+        return out
+
+    def _joint(self, rows: Columns, patterns: "_Patterns") -> np.ndarray:
+        """log w_k + log p_k(what is there), (num, components)."""
+        out = self.normals._joint(rows.numbers, patterns)
+        log_shares = _log(self.shares)
+        for j, codes in enumerate(rows.categories.T):
+            each = log_shares[:, j, codes].T
+            out += np.where(codes[:, None] < 0, 0.0, each)
+        return out
+
+    def _improved(
+        self,
+        rows: Columns,
+        patterns: "_Patterns",
+        joint: np.ndarray,
+        prior: "MixedPrior",
+        strength: float,
+    ) -> "MixedMixture":
+        """One step of EM, given `_joint(rows, patterns)`; every share is drawn towards the prior's
+        as by its rows (a Dirichlet prior)."""
+        normals = self.normals._improved(rows.numbers, patterns, joint, prior.covariance, strength)
+        weights = _shares(joint)
+        shares = np.empty_like(self.shares)
+        for j, codes in enumerate(rows.categories.T):
+            there = codes >= 0
+            often = np.zeros(self.shares.shape[::2])
+            np.add.at(often.T, codes[there], weights[there])
+            often += prior.rows * prior.shares[j]
+            shares[:, j] = often / often.sum(1, keepdims=True)
+        return MixedMixture(normals, shares)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPrior:
+    """What components are drawn towards: `covariance` (n, n), and `shares` (c, k) as by `rows`."""
+
+    covariance: np.ndarray
+    shares: np.ndarray
+    rows: float
+
+
+def categorical(space: Record, shares: np.ndarray) -> IndependentCategorical:
+    """Independent categories of these shares, (c, k), as the part of `space`."""
+    return IndependentCategorical(space.parts["categories"], _log(shares))
+
+
 _Patterns = list[tuple[np.ndarray, np.ndarray]]
+_NEVER = -1e4  # nats, of a value that a column does not have: no infinity, whose slopes are NaN
+
+
+def _log(shares: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(shares, 1e-300), where=shares > 0, out=np.full(shares.shape, _NEVER))
+
+
+def _chosen(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` times a component for each row, (num, rows), by its shares (rows, components)."""
+    above = np.cumsum(shares, axis=1)
+    return (rng.random((num, len(shares), 1)) > above[:, :-1]).sum(-1)
 
 
 def _patterns(rows: np.ndarray) -> _Patterns:
@@ -165,23 +372,23 @@ def _log_sum(joint: np.ndarray) -> np.ndarray:
     return top + np.log(np.exp(joint - top[:, None]).sum(1))
 
 
-def fit_normals(
-    rows: np.ndarray,
-    start: NormalMixture,
+def fitted_by_em(
+    rows: Columns,
+    start: MixedMixture,
     *,
-    prior: np.ndarray,
+    prior: MixedPrior,
     strength: float,
     most: int = 50,
     tolerance: float = 1e-3,
-) -> NormalMixture:
+) -> MixedMixture:
     """The mixture of greatest penalised likelihood near `start`, by EM (Dempster, Laird & Rubin
     1977), until a round raises the mean log-likelihood by less than `tolerance` nats, or `most`.
 
-    **Arguments:** `rows` (num, n), NaN where a value is missing. `prior` (n, n): the covariance
-    that each is drawn towards, with the weight of `strength` rows, which keeps it positive definite
-    (the mode under an inverse Wishart prior, Fraley & Raftery 2007, section 3).
+    **Arguments:** `prior`: the covariance that each is drawn towards, with the weight of `strength`
+    rows, which keeps it positive definite (the mode under an inverse Wishart prior, Fraley &
+    Raftery 2007, section 3), and the shares of categories.
     """
-    found, before, patterns = start, -np.inf, _patterns(rows)
+    found, before, patterns = start, -np.inf, _patterns(rows.numbers)
     for _ in range(most):
         joint = found._joint(rows, patterns)
         now = float(_log_sum(joint).mean())
@@ -191,9 +398,12 @@ def fit_normals(
     return found
 
 
-def started(rows: np.ndarray, labels: np.ndarray, prior: np.ndarray) -> NormalMixture:
+def started(rows: Columns, labels: np.ndarray, prior: MixedPrior) -> MixedMixture:
     """The mixture whose components sit at the means of clusters, `labels` (num,) from 0."""
     sizes = np.bincount(labels)
-    mean = np.stack([rows[labels == k].mean(0) for k in np.flatnonzero(sizes)])
+    own = [labels == k for k in np.flatnonzero(sizes)]
     sizes = sizes[sizes > 0]
-    return NormalMixture(np.log(sizes / len(rows)), mean, np.stack([prior] * len(sizes)))
+    mean = np.stack([rows.numbers[which].mean(0) for which in own])
+    shares = np.stack([rows[which].shares() for which in own])
+    covariance = np.stack([prior.covariance] * len(sizes))
+    return MixedMixture(NormalMixture(np.log(sizes / len(rows)), mean, covariance), shares)

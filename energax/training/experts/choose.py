@@ -1,4 +1,4 @@
-"""Energies fitted to rows of numbers in closed steps: a mixture of normals, and a product of
+"""Energies fitted to rows of numbers and categories in closed steps: a mixture, and a product of
 experts that rows far from the rest do not bend."""
 
 import dataclasses
@@ -6,10 +6,18 @@ import warnings
 
 import numpy as np
 
-from energax.energies import KernelMarginals, Product, Tempered
-from energax.energies._base import AbstractEnergy
+from energax.energies import KernelMarginals, Product, RecordReference, Tempered
+from energax.energies._base import AbstractEnergy, AbstractNormalised
 from energax.energies.choose import k_means
-from energax.training.experts._base import NormalMixture, fit_normals, started
+from energax.training.experts._base import (
+    Columns,
+    MixedMixture,
+    MixedPrior,
+    NormalMixture,
+    categorical,
+    fitted_by_em,
+    started,
+)
 
 _ROWS_A_COLUMN = 4  # and component, that a mixture asks for
 _LEAST_SD = 0.05  # of a column among the rows kept, in sds among all
@@ -18,7 +26,8 @@ _FIRST, _ROUNDS = 0.65, 3  # share of the rows kept at first, and how often they
 _BEYOND = 3.0  # distances from the median to the lowest tenth, above which a row is left out
 _REFINED = 2  # times, with the last cut
 _EM_ROUNDS = 10
-_TRUST = (1.0, 0.01)  # in the prior of covariances, of the rows that it counts for
+_TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
+_OF_ALL = 0.01  # of the rows of a component: what the shares of categories in all rows count for
 _MOST_ROWS = 20_000  # that the experts are fitted to
 _GRID = 200
 _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the same for most rows
@@ -28,9 +37,10 @@ _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the s
 class Experts:
     """A product of experts fitted to most of the rows.
 
-    - `energy`: on Real((n,)), of z = (x − centre) / scale. `centre`, `scale`: (n,).
+    - `energy`: of rows whose numbers are z = (x − centre) / scale, on their space (`Columns`).
+      `centre`, `scale`: (n,).
     - `kept`: (num,) which rows it was fitted to; `threshold`: the energy where the bulk ends.
-    - `mixture`: of normals in the units of the rows, which fills their gaps.
+    - `mixture`: in the units of the rows, which fills their gaps.
     """
 
     energy: AbstractEnergy
@@ -38,7 +48,7 @@ class Experts:
     scale: np.ndarray
     kept: np.ndarray
     threshold: float
-    mixture: NormalMixture
+    mixture: MixedMixture
 
 
 def fit_mixture(
@@ -54,18 +64,32 @@ def fit_mixture(
 
     **Raises:** ValueError for rows of another shape, infinite values, or a column without values.
     """
-    rows = _checked(rows)
-    centre, scale = _standard(rows, np.zeros(rows.shape[1]))
-    z = (rows - centre) / scale
+    columns = Columns.of_numbers(np.asarray(rows, np.float64))
+    options = {"max_components": max_components, "seed": seed, "tolerance": tolerance}
+    return fit_mixed_mixture(columns, **options).normals
+
+
+def fit_mixed_mixture(
+    rows: Columns, *, max_components: int = 16, seed: int = 0, tolerance: float = 1e-4
+) -> MixedMixture:
+    """`fit_mixture` of rows that may have columns of categories, which in a component are
+    independent of each other and of the numbers.
+
+    **Raises:** as `fit_mixture`.
+    """
+    _check(rows)
+    centre, scale = _standard(rows.numbers, np.zeros(rows.numbers.shape[1]))
+    z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(z))
     aside, train = z[order[: len(z) // 5]], z[order[len(z) // 5 :]]
     best, count, found = -np.inf, 1, (1, 1.0)
 
-    def fitted(rows: np.ndarray, count: int, trust: float) -> NormalMixture:
-        return _normals(rows, count, rng, tolerance=tolerance, rounds=100, trust=trust)
+    def fitted(rows: Columns, count: int, trust: float) -> MixedMixture:
+        shares = 2 * trust, z.shares()
+        return _mixture(rows, count, rng, shares, tolerance=tolerance, rounds=100, trust=trust)
 
-    while len(aside) and count <= max_components and len(train) >= count * 2 * z.shape[1]:
+    while len(aside) and count <= max_components and len(train) >= count * 2 * z.width:
         for trust in _TRUST:
             score = float(fitted(train, count, trust).log_prob(aside).mean())
             if score > best:
@@ -76,61 +100,70 @@ def fit_mixture(
     return _moved(fitted(z, *found), centre, scale)
 
 
-def fit_experts(rows: np.ndarray, *, max_components: int = 8, seed: int = 0) -> Experts:
+def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: int = 0) -> Experts:
     """A product of three experts, E(x) = Σ_i E_i(x)/s_i, fitted to rows of which some may be odd.
 
-    The experts: the columns by themselves (`KernelMarginals`), one normal of all columns, and a
-    mixture of normals; s_i is the sd of E_i over the rows kept, so that each has the same say
-    (Hinton 2002, eq. 1, with every expert to a power). They are fitted to the two thirds of the
-    rows that have the lowest energies, three times over, then to all rows whose energy is not far
-    above the median (concentration steps, Rousseeuw & Van Driessen 1999, theorem 1; reweighting,
-    section 4). A dense cluster is a mode of its own, however far from the rest.
+    The experts: the columns by themselves (`KernelMarginals`, and how often categories are), one
+    normal of all numbers, and a mixture; s_i is the sd of E_i over the rows kept, so that each has
+    the same say (Hinton 2002, eq. 1, with every expert to a power). They are fitted to the two
+    thirds of the rows that have the lowest energies, three times over, then to all rows whose
+    energy is not far above the median (concentration steps, Rousseeuw & Van Driessen 1999, theorem
+    1; reweighting, section 4). How often categories are is counted in all rows, and the mixture's
+    shares are drawn towards that as by a hundredth of its rows: else values that a third of the
+    rows have would be left out for good. A dense cluster is a mode of its own, however far from the
+    rest.
 
-    **Arguments:** `rows`: (num, n), NaN where a value is missing: gaps are filled by the mixture's
-    conditional mean. `max_components`: of the mixture, at most one for 4 n rows.
+    **Arguments:** `rows`: (num, n) of numbers, NaN where one is missing, or `Columns`; what is
+    missing is filled by the mixture. `max_components`: of the mixture, at most one for 4 rows a
+    column.
 
     **Raises:** ValueError for rows of another shape, infinite values, or a column without values.
     """
-    rows = _checked(rows)
+    if not isinstance(rows, Columns):
+        rows = Columns.of_numbers(np.asarray(rows, np.float64))
+    _check(rows)
     rng = np.random.default_rng(seed)
-    num, n = rows.shape
-    count = int(np.clip(num // (_ROWS_A_COLUMN * n), 1, max_components))
-    floor = _LEAST_SD * np.nanstd(rows, 0)
-    kept = np.ones(num, bool)
-    gaps = fit_mixture(rows, max_components=1) if np.isnan(rows).any() else None
+    num, n = rows.numbers.shape
+    count = int(np.clip(num // (_ROWS_A_COLUMN * rows.width), 1, max_components))
+    floor = _LEAST_SD * np.nanstd(rows.numbers, 0)
+    kept, shares = np.ones(num, bool), rows.shares()
+    gaps = fit_mixed_mixture(rows, max_components=1) if rows.missing else None
     for i in range(_ROUNDS + _REFINED + 1):
         known = np.flatnonzero(kept)
         if len(known) > _MOST_ROWS:
             known = rng.choice(known, _MOST_ROWS, replace=False)
-        centre, scale = _standard(rows[known], floor)
-        z = (rows - centre) / scale
+        centre, scale = _standard(rows.numbers[known], floor)
+        z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
         if gaps is not None:
             z = _moved(gaps, -centre / scale, 1 / scale).filled(z)
-        columns, whole = KernelMarginals.fit(z[known]), _single(z[known])
-        parts = _normals(z[known], count, rng, rounds=_EM_ROUNDS)
+        often = _OF_ALL * len(known) / count, shares
+        parts = _mixture(z[known], count, rng, often, rounds=_EM_ROUNDS)
         gaps = None if gaps is None else _moved(parts, centre, scale)
-        each = (_column_energies(columns, z), -whole.log_prob(z), -parts.log_prob(z))
+        experts = [(parts.energy(z.space), -parts.log_prob(z))]
+        if n:
+            whole = _single(z.numbers[known])
+            experts.insert(0, (_of_numbers(whole.energy(), z), -whole.log_prob(z.numbers)))
+        experts.insert(0, _by_columns(z, known, shares))
+        each = [energies for _, energies in experts]
         spread = [max(float(np.std(e[known])), _LEAST_SPREAD) for e in each]
         total = np.sum([e / s for e, s in zip(each, spread, strict=True)], axis=0)
         if i == _ROUNDS + _REFINED:
             break
         kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, spread))
-    experts = (columns, whole.energy(), parts.energy())
-    energy = Product(*(Tempered(e, 1 / s) for e, s in zip(experts, spread, strict=True)))
+    energy = Product(*(Tempered(e, 1 / s) for (e, _), s in zip(experts, spread, strict=True)))
     mixture = _moved(parts, centre, scale)
     return Experts(energy, centre, scale, kept, _cut(total, spread), mixture)
 
 
-def _checked(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float64)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"rows: expected (num, n), got shape {rows.shape}")
-    if np.isinf(rows).any():
+def _check(rows: Columns) -> None:
+    numbers = rows.numbers
+    if numbers.ndim != 2 or not len(numbers) or not rows.width:
+        raise ValueError(f"rows: expected (num, n), got shape {numbers.shape}")
+    if np.isinf(numbers).any():
         raise ValueError("rows: expected finite numbers or NaN where one is missing, got infinity")
-    empty = np.isnan(rows).all(0)
+    empty = np.isnan(numbers).all(0)
     if empty.any():
         raise ValueError(f"rows: column {int(np.argmax(empty))} holds no value at all")
-    return rows
 
 
 def _standard(rows: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,38 +188,69 @@ def _single(z: np.ndarray) -> NormalMixture:
     return NormalMixture(np.zeros(1), z.mean(0)[None], covariance[None])
 
 
-def _normals(
-    z: np.ndarray,
+def _mixture(
+    z: Columns,
     count: int,
     rng: np.random.Generator,
+    often: tuple[float, np.ndarray],
     *,
     rounds: int,
     tolerance: float = 1e-3,
     trust: float = 1.0,
-) -> NormalMixture:
-    """`count` normals by EM from k-means. Each covariance is drawn, as by `trust` (n + 2) rows,
-    towards that of independent columns of sd 1, shared out (Fraley & Raftery 2007, eq. 8)."""
-    n = z.shape[1]
-    whole = np.where(np.isnan(z), 0.0, z)  # columns have mean 0
-    prior = np.eye(n) * count ** (-2 / n)
-    labels = np.zeros(len(z), int) if count == 1 else k_means(whole, count, rng)
-    start = started(whole, labels, prior)
-    strength = trust * (n + 2)
-    return fit_normals(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
+) -> MixedMixture:
+    """`count` components by EM from k-means. Each covariance is drawn, as by `trust` (n + 2) rows,
+    towards that of independent columns of sd 1, shared out (Fraley & Raftery 2007, eq. 8), the
+    shares of categories towards `often`, (as by so many rows of a component, which (c, k))."""
+    n = z.numbers.shape[1]
+    whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
+    prior = MixedPrior(np.eye(n) * count ** (-2 / max(n, 1)), often[1], often[0])
+    labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
+    start, strength = started(whole, labels, prior), trust * (n + 2)
+    return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
 
 
-def _moved(mixture: NormalMixture, centre: np.ndarray, scale: np.ndarray) -> NormalMixture:
-    """The distribution of scale · z + centre."""
-    covariance = mixture.covariance * np.outer(scale, scale)
-    return NormalMixture(mixture.log_weights, mixture.mean * scale + centre, covariance)
+def _features(z: Columns) -> np.ndarray:
+    """The numbers, and for each column of categories an indicator of each value, of mean 0 and of
+    variance 1 in all; (num, _)."""
+    parts = [z.numbers]
+    for codes, share in zip(z.categories.T, z.shares(), strict=True):
+        there = (codes >= 0)[:, None]
+        indicator = np.where(there, (codes[:, None] == np.arange(len(share))) - share, 0.0)
+        parts.append(indicator / np.sqrt(max(1 - np.sum(share**2), 1e-6)))
+    return np.concatenate(parts, axis=1)
 
 
-def _column_energies(columns: KernelMarginals, z: np.ndarray) -> np.ndarray:
-    """E of the columns expert for all rows, (num,), between places at which it was computed."""
-    points, width = np.asarray(columns.points, np.float64), np.asarray(columns.width, np.float64)
-    total = np.zeros(len(z))
-    for x, centres, h in zip(z.T, points.T, width, strict=True):
-        places = np.unique(np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres]))
-        density = KernelMarginals.density(places, centres, h)
-        total -= np.interp(x, places, np.log(density))
-    return total
+def _moved(mixture: MixedMixture, centre: np.ndarray, scale: np.ndarray) -> MixedMixture:
+    """The distribution of rows whose numbers are scale · z + centre."""
+    normals = mixture.normals
+    covariance = normals.covariance * np.outer(scale, scale)
+    mean = normals.mean * scale + centre
+    return MixedMixture(NormalMixture(normals.log_weights, mean, covariance), mixture.shares)
+
+
+def _of_numbers(energy: AbstractNormalised, z: Columns) -> AbstractNormalised:
+    """An energy of the numbers alone, on the space of all columns: categories are as likely."""
+    if not z.categories.shape[1]:
+        return energy
+    alike = categorical(z.space, np.ones((len(z.num_values), z.most_values)))
+    return RecordReference(z.space, {"numbers": energy, "categories": alike})
+
+
+def _by_columns(
+    z: Columns, known: np.ndarray, shares: np.ndarray
+) -> tuple[AbstractNormalised, np.ndarray]:
+    """The expert of the columns by themselves, and E of all rows, (num,); of numbers between places
+    at which it was computed."""
+    total, parts = np.zeros(len(z)), {}
+    if z.numbers.shape[1]:
+        parts["numbers"] = columns = KernelMarginals.fit(z.numbers[known])
+        points, width = np.asarray(columns.points, np.float64), np.asarray(columns.width)
+        for x, centres, h in zip(z.numbers.T, points.T, width.astype(np.float64), strict=True):
+            places = np.unique(np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres]))
+            density = KernelMarginals.density(places, centres, h)
+            total -= np.interp(x, places, np.log(density))
+    if not z.categories.shape[1]:
+        return parts["numbers"], total
+    parts["categories"] = categorical(z.space, shares)
+    total -= np.take_along_axis(np.log(np.maximum(shares, 1e-300)), z.categories.T, 1).sum(0)
+    return RecordReference(z.space, parts), total
