@@ -308,7 +308,15 @@ class MixedMixture:
         """One step of EM, given `_joint(rows, patterns)`; every share is drawn towards the prior's
         as by its rows (a Dirichlet prior)."""
         normals = self.normals._improved(rows.numbers, patterns, joint, prior.covariance, strength)
-        weights = _shares(joint)
+        return MixedMixture(normals, self._counted(rows, _shares(joint), prior))
+
+    def recounted(self, rows: Columns, prior: "MixedPrior") -> "MixedMixture":
+        """The same components with the shares of categories that these rows have in them."""
+        weights = _shares(self._joint(rows, _patterns(rows.numbers)))
+        return MixedMixture(self.normals, self._counted(rows, weights, prior))
+
+    def _counted(self, rows: Columns, weights: np.ndarray, prior: "MixedPrior") -> np.ndarray:
+        """Shares, (components, c, values), of rows of these weights (num, components)."""
         shares = np.empty_like(self.shares)
         for j, codes in enumerate(rows.categories.T):
             there = codes >= 0
@@ -316,7 +324,7 @@ class MixedMixture:
             np.add.at(often.T, codes[there], weights[there])
             often += prior.rows * prior.shares[j]
             shares[:, j] = often / often.sum(1, keepdims=True)
-        return MixedMixture(normals, shares)
+        return shares
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,9 @@ _BEYOND = 3.0  # distances from the median to the lowest tenth, above which a ro
 _REFINED = 2  # times, with the last cut
 _EM_ROUNDS = 10
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
-_OF_ALL = 0.01  # of the rows of a component: what the shares of categories in all rows count for
 _MOST_ROWS = 20_000  # that the experts are fitted to
 _GRID = 200
+_PRIOR_ROWS = 2.0  # of a component, that shares of categories are drawn to all rows' by
 _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the same for most rows
 
 
@@ -86,8 +86,8 @@ def fit_mixed_mixture(
     best, count, found = -np.inf, 1, (1, 1.0)
 
     def fitted(rows: Columns, count: int, trust: float) -> MixedMixture:
-        shares = 2 * trust, z.shares()
-        return _mixture(rows, count, rng, shares, tolerance=tolerance, rounds=100, trust=trust)
+        options = {"tolerance": tolerance, "rounds": 100, "trust": trust}
+        return _mixture(rows, count, rng, z.shares(), **options)
 
     while len(aside) and count <= max_components and len(train) >= count * 2 * z.width:
         for trust in _TRUST:
@@ -108,10 +108,9 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
     the same say (Hinton 2002, eq. 1, with every expert to a power). They are fitted to the two
     thirds of the rows that have the lowest energies, three times over, then to all rows whose
     energy is not far above the median (concentration steps, Rousseeuw & Van Driessen 1999, theorem
-    1; reweighting, section 4). How often categories are is counted in all rows, and the mixture's
-    shares are drawn towards that as by a hundredth of its rows: else values that a third of the
-    rows have would be left out for good. A dense cluster is a mode of its own, however far from the
-    rest.
+    1; reweighting, section 4). Categories are counted in all rows, in each component too: else
+    values that a third of the rows have would be left out for good. A dense cluster is a mode of
+    its own, however far from the rest.
 
     **Arguments:** `rows`: (num, n) of numbers, NaN where one is missing, or `Columns`; what is
     missing is filled by the mixture. `max_components`: of the mixture, at most one for 4 rows a
@@ -136,8 +135,8 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
         z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
         if gaps is not None:
             z = _moved(gaps, -centre / scale, 1 / scale).filled(z)
-        often = _OF_ALL * len(known) / count, shares
-        parts = _mixture(z[known], count, rng, often, rounds=_EM_ROUNDS)
+        parts = _mixture(z[known], count, rng, shares, rounds=_EM_ROUNDS)
+        parts = parts.recounted(z, MixedPrior(np.eye(n), shares, _PRIOR_ROWS))
         gaps = None if gaps is None else _moved(parts, centre, scale)
         experts = [(parts.energy(z.space), -parts.log_prob(z))]
         if n:
@@ -192,7 +191,7 @@ def _mixture(
     z: Columns,
     count: int,
     rng: np.random.Generator,
-    often: tuple[float, np.ndarray],
+    often: np.ndarray,
     *,
     rounds: int,
     tolerance: float = 1e-3,
@@ -200,10 +199,11 @@ def _mixture(
 ) -> MixedMixture:
     """`count` components by EM from k-means. Each covariance is drawn, as by `trust` (n + 2) rows,
     towards that of independent columns of sd 1, shared out (Fraley & Raftery 2007, eq. 8), the
-    shares of categories towards `often`, (as by so many rows of a component, which (c, k))."""
+    shares of categories, as by 2 `trust` rows, towards `often` (c, k)."""
     n = z.numbers.shape[1]
     whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
-    prior = MixedPrior(np.eye(n) * count ** (-2 / max(n, 1)), often[1], often[0])
+    covariance = np.eye(n) * count ** (-2 / max(n, 1))
+    prior = MixedPrior(covariance, often, trust * _PRIOR_ROWS)
     labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
     start, strength = started(whole, labels, prior), trust * (n + 2)
     return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
