@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from energax.tasks import log_ratio as log_ratio
     from energax.tasks import mode as mode
     from energax.tasks import perplexity as perplexity
+    from energax.tasks import same_distribution as same_distribution
     from energax.tasks import score_samples as score_samples
     from energax.tasks import sequence_weights as sequence_weights
     from energax.tasks import variational_bound as variational_bound
@@ -86,6 +87,7 @@ _ROOMS = {
         "log_ratio",
         "mode",
         "perplexity",
+        "same_distribution",
         "score_samples",
         "sequence_weights",
         "variational_bound",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from energax.cli import fitting, questions, serving
+from energax.cli import fitting, questions, serving, two_files
 from energax.cli._base import (
     BAD_INPUT,
     DONE,
@@ -23,7 +23,13 @@ from energax.cli._base import (
 )
 from energax.results import UnreliableResult
 
-__all__ = ["fitting", "main", "questions", "serving"]  # these are imported for their commands
+__all__ = [
+    "fitting",
+    "main",
+    "questions",
+    "serving",
+    "two_files",
+]  # these are imported for their commands
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

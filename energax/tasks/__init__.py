@@ -23,3 +23,5 @@ from energax.tasks.likelihood import variational_bound as variational_bound
 from energax.tasks.mode import Mode as Mode
 from energax.tasks.mode import mode as mode
 from energax.tasks.ratio import log_ratio as log_ratio
+from energax.tasks.two_samples import TwoSamples as TwoSamples
+from energax.tasks.two_samples import same_distribution as same_distribution

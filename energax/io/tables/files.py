@@ -55,6 +55,30 @@ def read_data(
     return rows
 
 
+def column_names(path: str | Path) -> list[str] | None:
+    """The names that a CSV or Parquet file gives its columns; None where it gives none.
+
+    **Raises:** FileNotFoundError; ValueError for a file that cannot be read; ImportError without
+    pyarrow.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in (".csv", ".parquet"):
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such data file", str(path))
+    if ending == ".csv":
+        _, has_names, cells = csv_layout(path)
+        return cells if has_names else None
+    pyarrow = pyarrow_module()
+    try:
+        return list(pyarrow_module("parquet").read_schema(path).names)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"{path} is no complete Parquet file ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def write_data(path: str | Path, data: np.ndarray | Mapping[str, Any]) -> None:
     """Writes an array, or named columns, to .npy, .npz, .csv or .parquet, whole or not at all.
 
