@@ -9,7 +9,7 @@ from energax.results import half_width
 from energax.tasks.two_samples._base import Part
 
 _PENALTIES = (1.0, 0.03, 0.001)  # of the log ratio's squared parameters
-_FEWEST = 2  # features that it is tried with, then four times as many, up to all
+_FEWEST, _MOST = 2, 512  # features that it is tried with, four times as many each time
 _FOLDS, _MOST_ROWS = 5, 10_000  # of each set
 
 
@@ -49,7 +49,7 @@ def _best_size(
             losses = _losses(theta, phi[np.ix_(aside, some)], sign[aside])
             if (mean := float(_balance(sign[aside]) @ losses)) < least:
                 least, best = mean, (count, penalty)
-        if count >= len(order):
+        if count >= min(len(order), _MOST):
             return best
         count *= 4
 
