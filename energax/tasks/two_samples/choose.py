@@ -132,7 +132,7 @@ def _checks(rows: np.ndarray, is_x: np.ndarray, space: AbstractSpace) -> list[tu
     repeated = len(x) < is_x.sum() or len(y) < (~is_x).sum()
     return [
         (
-            repeated or common == 0,
+            bool(repeated or common == 0),
             f"{common} row(s) are in both X and Y, and none is twice in either: the two were not "
             "drawn independently, and p is too large",
         )

@@ -8,7 +8,7 @@ import numpy as np
 from energax.results import half_width
 from energax.tasks.two_samples._base import Part
 
-_PENALTIES = (1.0, 0.03, 0.001)  # of the log ratio's squared parameters
+_PENALTIES = (1.0, 0.03)  # of the log ratio's squared parameters
 _FEWEST, _MOST = 2, 512  # features that it is tried with, four times as many each time
 _FOLDS, _MOST_ROWS = 5, 10_000  # of each set
 
@@ -25,10 +25,10 @@ def divergence(
     phi = np.concatenate([np.zeros((len(is_x), 0)), *(f for f, _ in features.values())], 1)[chosen]
     loss = np.empty(len(chosen))
     for k in range(folds):
-        held, aside = fold == k, fold == (k + 1) % folds
-        count, penalty = _best_size(phi, sign, ~(held | aside), aside)
-        some = _clearest(phi[~held], sign[~held])[:count]
-        theta = _log_ratio(phi[np.ix_(~held, some)], sign[~held], penalty)
+        held, others = fold == k, np.flatnonzero(fold != k)
+        count, penalty = _best_size(phi[others], sign[others], fold[others])
+        some = _clearest(phi[others], sign[others])[:count]
+        theta = _log_ratio(phi[np.ix_(others, some)], sign[others], penalty)
         loss[held] = _losses(theta, phi[np.ix_(held, some)], sign[held])
     groups = [loss[sign > 0], loss[sign < 0]]
     value = math.log(2) - float(np.mean([group.mean() for group in groups]))
@@ -36,22 +36,20 @@ def divergence(
     return value, std_err, half_width(std_err, min(map(len, groups)))
 
 
-def _best_size(
-    phi: np.ndarray, sign: np.ndarray, train: np.ndarray, aside: np.ndarray
-) -> tuple[int, float]:
-    """(how many features, penalty) with the least loss of the rows kept aside."""
-    order = _clearest(phi[train], sign[train])
-    count, least, best = _FEWEST, math.inf, (0, math.inf)
-    while True:
-        some = order[:count]
-        for penalty in _PENALTIES:
+def _best_size(phi: np.ndarray, sign: np.ndarray, fold: np.ndarray) -> tuple[int, float]:
+    """(how many features, penalty) with the least loss of the rows of each fold kept aside."""
+    most = min(phi.shape[1], _MOST)
+    sizes = [_FEWEST * 4**i for i in range(6) if i == 0 or _FEWEST * 4 ** (i - 1) < most]
+    total = {(size, penalty): 0.0 for size in sizes for penalty in _PENALTIES}
+    for k in np.unique(fold):
+        train, aside = fold != k, fold == k
+        order = _clearest(phi[train], sign[train])
+        for size, penalty in total:
+            some = order[:size]
             theta = _log_ratio(phi[np.ix_(train, some)], sign[train], penalty)
             losses = _losses(theta, phi[np.ix_(aside, some)], sign[aside])
-            if (mean := float(_balance(sign[aside]) @ losses)) < least:
-                least, best = mean, (count, penalty)
-        if count >= min(len(order), _MOST):
-            return best
-        count *= 4
+            total[size, penalty] += float(_balance(sign[aside]) @ losses)
+    return min(total, key=lambda choice: total[choice])
 
 
 def _clearest(phi: np.ndarray, sign: np.ndarray) -> np.ndarray:
