@@ -70,7 +70,7 @@ def test_what_cannot_be_compared_exits_2_in_one_line(files, tmp_path, capsys):
         (words, (), "numbers"),
         (tmp_path / "nowhere.csv", (), "no such data file"),
         (files[1], ("--space", "auto"), "say what the columns are"),
-        (files[1], ("--space", "count"), "expected"),
+        (files[1], ("--space", "count"), "NaN or infinite"),
         (files[1], ("--num-permutations", 5), "num-permutations"),
     ):
         status, out, err = run("same", files[0], other, *options, capsys=capsys)
