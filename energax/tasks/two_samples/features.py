@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from energax.energies.choose import k_means
 from energax.spaces import AbstractArraySpace, AbstractSpace, Categorical, Point, Real, Record
 from energax.tasks.two_samples._base import Part
-from energax.training.experts._base import fit_normals, started
+from energax.training import Columns, fit_components
 
 _MOST_PAIRED = 70  # columns, of which every pair is a feature
 _MOST_NUMBERS = 2**25  # in the features of pairs
@@ -153,7 +152,5 @@ def _clusters(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if count < 2:
         return np.zeros((len(u), 0))
     z = u if u.shape[1] <= _CLUSTER_COLUMNS else _principal(u, _CLUSTER_COLUMNS)
-    some, n = z[:_CLUSTER_ROWS], z.shape[1]
-    prior = np.eye(n) * count ** (-2 / n)
-    start = started(some, k_means(some, count, rng), prior)
-    return fit_normals(some, start, prior=prior, strength=n + 2.0).responsibilities(z)
+    some = Columns.of_numbers(z[:_CLUSTER_ROWS])
+    return fit_components(some, count, rng).normals.responsibilities(z)

@@ -87,7 +87,7 @@ def fit_mixed_mixture(
 
     def fitted(rows: Columns, count: int, trust: float) -> MixedMixture:
         options = {"tolerance": tolerance, "rounds": 100, "trust": trust}
-        return _mixture(rows, count, rng, z.shares(), **options)
+        return fit_components(rows, count, rng, z.shares(), **options)
 
     while len(aside) and count <= max_components and len(train) >= count * 2 * z.width:
         for trust in _TRUST:
@@ -98,6 +98,32 @@ def fit_mixed_mixture(
             break
         count *= 2
     return _moved(fitted(z, *found), centre, scale)
+
+
+def fit_components(
+    z: Columns,
+    count: int,
+    rng: np.random.Generator,
+    often: np.ndarray | None = None,
+    *,
+    rounds: int = 50,
+    tolerance: float = 1e-3,
+    trust: float = 1.0,
+) -> MixedMixture:
+    """`count` components by EM from k-means, of rows whose numbers have mean 0 and sd 1.
+
+    Each covariance is drawn, as by `trust` (n + 2) rows, towards that of independent columns of sd
+    1, shared out (Fraley & Raftery 2007, eq. 8), the shares of categories, as by 2 `trust` rows,
+    towards `often` (c, k), by default those of all rows.
+    """
+    often = z.shares() if often is None else often
+    n = z.numbers.shape[1]
+    whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
+    covariance = np.eye(n) * count ** (-2 / max(n, 1))
+    prior = MixedPrior(covariance, often, trust * _PRIOR_ROWS)
+    labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
+    start, strength = started(whole, labels, prior), trust * (n + 2)
+    return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
 
 
 def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: int = 0) -> Experts:
@@ -135,7 +161,7 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
         z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
         if gaps is not None:
             z = _moved(gaps, -centre / scale, 1 / scale).filled(z)
-        parts = _mixture(z[known], count, rng, shares, rounds=_EM_ROUNDS)
+        parts = fit_components(z[known], count, rng, shares, rounds=_EM_ROUNDS)
         parts = parts.recounted(z, MixedPrior(np.eye(n), shares, _PRIOR_ROWS))
         gaps = None if gaps is None else _moved(parts, centre, scale)
         experts = [(parts.energy(z.space), -parts.log_prob(z))]
@@ -185,28 +211,6 @@ def _single(z: np.ndarray) -> NormalMixture:
     covariance = np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1)
     covariance = (covariance + _RIDGE * np.eye(len(covariance))) / (1 + _RIDGE)
     return NormalMixture(np.zeros(1), z.mean(0)[None], covariance[None])
-
-
-def _mixture(
-    z: Columns,
-    count: int,
-    rng: np.random.Generator,
-    often: np.ndarray,
-    *,
-    rounds: int,
-    tolerance: float = 1e-3,
-    trust: float = 1.0,
-) -> MixedMixture:
-    """`count` components by EM from k-means. Each covariance is drawn, as by `trust` (n + 2) rows,
-    towards that of independent columns of sd 1, shared out (Fraley & Raftery 2007, eq. 8), the
-    shares of categories, as by 2 `trust` rows, towards `often` (c, k)."""
-    n = z.numbers.shape[1]
-    whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
-    covariance = np.eye(n) * count ** (-2 / max(n, 1))
-    prior = MixedPrior(covariance, often, trust * _PRIOR_ROWS)
-    labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
-    start, strength = started(whole, labels, prior), trust * (n + 2)
-    return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
 
 
 def _features(z: Columns) -> np.ndarray:
