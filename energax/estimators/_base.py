@@ -1,5 +1,7 @@
-"""What the estimators share: tables of numbers in, seeds, and energies of many rows."""
+"""What the estimators share: tables in and out, seeds, and energies of many rows."""
 
+import dataclasses
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -12,8 +14,10 @@ from sklearn.utils.validation import validate_data
 from energax.energies._base import AbstractEnergy, batched
 from energax.spaces import num_rows
 from energax.tasks._base import padded_blocks
+from energax.training import Columns
 
 _BLOCK = 1024
+_MOST_VALUES = 255  # of a column of categories; rarer ones count as one
 
 
 def read_table(estimator: Any, X: Any, *, reset: bool, gaps: bool = True) -> np.ndarray:
@@ -38,6 +42,174 @@ def read_table(estimator: Any, X: Any, *, reset: bool, gaps: bool = True) -> np.
     if reset and empty.any():
         raise ValueError(f"X: column {int(np.argmax(empty))} holds no value at all: leave it out")
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which columns of a data frame are what.
+
+    - `frame`: the kind of data frame. `names`: its columns, in order.
+    - `values`: for each column that holds categories, its values by their codes.
+    """
+
+    frame: type
+    names: list[str]
+    values: dict[str, list[Any]]
+
+    @property
+    def numbers(self) -> list[str]:
+        return [name for name in self.names if name not in self.values]
+
+    @property
+    def num_values(self) -> np.ndarray:
+        """(c,): one more than was seen, for values that were not."""
+        return np.array([len(values) + 1 for values in self.values.values()], int)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """(c, k): which codes stand for one value that was seen."""
+        most = int(self.num_values.max(initial=2))
+        return np.arange(most) < (self.num_values - 1)[:, None]
+
+    def rows(self, frame: Any) -> Columns:
+        """The frame as numbers and codes."""
+        numbers = [_numbers(frame[name], name) for name in self.numbers]
+        codes = []
+        for name, values in self.values.items():
+            code = {value: i for i, value in enumerate(values)}
+            held = _held(frame[name])
+            codes.append([-1 if v is None else code.get(v, len(values)) for v in held])
+        num = len(frame)
+        return Columns(
+            np.array(numbers, np.float64).reshape(len(numbers), num).T.copy(),
+            np.array(codes, int).reshape(len(codes), num).T.copy(),
+            self.num_values,
+        )
+
+    def table(self, rows: Columns) -> Any:
+        """Rows as a data frame; a value that was never seen is None."""
+        out = dict(zip(self.numbers, rows.numbers.T, strict=True))
+        for (name, values), codes in zip(self.values.items(), rows.categories.T, strict=True):
+            known = [*values, None]
+            out[name] = [known[code] for code in codes]
+        return self.frame({name: out[name] for name in self.names})
+
+    def filled(self, frame: Any, rows: Columns) -> Any:
+        """The frame with the values of the rows, its index and its kinds of categories."""
+        out = self.table(rows)
+        for name in self.values:
+            kind = frame[name].dtype
+            if hasattr(out, "with_columns"):  # Polars
+                out = out.with_columns(out[name].cast(kind))
+            else:
+                out[name] = out[name].astype(kind)
+        if hasattr(frame, "index"):
+            out.index = frame.index
+        return out
+
+    def by_column(self, parts: dict[str, np.ndarray]) -> np.ndarray:
+        """(rows, columns) in the order of the table, of numbers a column on the record's parts."""
+        order = [*self.numbers, *self.values]
+        both = [parts[name] for name in ("numbers", "categories") if name in parts]
+        return np.concatenate(both, axis=1)[:, [order.index(name) for name in self.names]]
+
+
+class ReadsColumns:
+    """An estimator of tables: `layout_` says what the columns of the fitted one are, None for an
+    array or a data frame of numbers."""
+
+    layout_: Layout | None
+
+
+def read_columns(estimator: Any, X: Any, *, reset: bool) -> Columns:
+    """Rows of a table, their gaps marked; `estimator.layout_` says what the columns are.
+
+    Columns of a data frame (pandas, Polars) that hold words, categories or booleans are categories;
+    all else is numbers, as arrays are, whose `layout_` is None.
+
+    **Raises:** ValueError as `read_table`, for dates, and for an array where a data frame was
+    fitted.
+    """
+    if reset:
+        estimator.layout_ = _layout(X)
+    layout = estimator.layout_
+    if layout is None:
+        return Columns.of_numbers(read_table(estimator, X, reset=reset))
+    if not hasattr(X, "columns"):
+        raise ValueError(
+            f"X: expected a data frame with the columns {layout.names}, as the one that was "
+            f"fitted, got {type(X).__name__}"
+        )
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    rows = layout.rows(X)
+    if reset and len(rows) < 2:
+        raise ValueError(f"X: expected two rows or more, got {len(rows)}")
+    if np.isinf(rows.numbers).any():
+        raise ValueError("X: contains infinity; expected numbers, or NaN where one is missing")
+    for names, empty in (
+        (layout.numbers, np.isnan(rows.numbers).all(0)),
+        (list(layout.values), (rows.categories < 0).all(0)),
+    ):
+        if reset and empty.any():
+            name = names[int(np.argmax(empty))]
+            raise ValueError(f"X: column {name!r} holds no value at all: leave it out")
+    return rows
+
+
+def as_table(layout: Layout | None, points: Any) -> Any:
+    """Points of the space of the rows as what was fitted: an array, or a data frame."""
+    if layout is None:
+        return np.asarray(points, np.float64)
+    num = len(next(iter(points.values())))
+    numbers = np.asarray(points.get("numbers", np.zeros((num, 0))), np.float64)
+    return layout.table(Columns(numbers, np.asarray(points["categories"]), layout.num_values))
+
+
+def _layout(X: Any) -> Layout | None:
+    """None for what is numbers throughout."""
+    if not hasattr(X, "columns") or not hasattr(X, "dtypes"):
+        return None
+    names = list(X.columns)
+    values = {name: _values(X[name]) for name in names if _is_of_categories(X[name], name)}
+    return Layout(type(X), names, values) if values else None
+
+
+def _is_of_categories(column: Any, name: str) -> bool:
+    numeric = getattr(column.dtype, "is_numeric", None)  # Polars
+    if numeric is not None:
+        kind = "f" if numeric() else "M" if column.dtype.is_temporal() else "O"
+    else:
+        kind = column.dtype.kind
+    if kind in "mM":
+        raise ValueError(
+            f"X: column {name!r} holds dates or durations: turn them into numbers first, such as "
+            "days since the first"
+        )
+    return kind not in "iufc"
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column, most frequent first."""
+    often = Counter(value for value in _held(column) if value is not None)
+    order = sorted(often, key=lambda value: (-often[value], str(value)))
+    return order[:_MOST_VALUES]
+
+
+def _held(column: Any) -> list[Any]:
+    """Its values, None where one is missing."""
+    gone = column.is_null() if hasattr(column, "is_null") else column.isna()
+    return [None if g else v for v, g in zip(column.to_list(), gone.to_list(), strict=True)]
+
+
+def _numbers(column: Any, name: str) -> np.ndarray:
+    held = [np.nan if value is None else value for value in _held(column)]
+    try:
+        return np.array(held, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"X: column {name!r} held numbers where it was fitted, and now others: "
+            f"{next(v for v in held if not isinstance(v, int | float | np.number))!r}"
+        ) from None
 
 
 def seed_of(random_state: Any) -> int:

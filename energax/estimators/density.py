@@ -11,8 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from energax import random, samplers, tasks, training
 from energax.energies import Standardised
 from energax.energies._base import AbstractEnergy, AbstractNormalised
-from energax.estimators._base import read_table, seed_of
-from energax.estimators._columns import ReadsColumns, as_table, read_columns
+from energax.estimators._base import ReadsColumns, as_table, read_columns, read_table, seed_of
 from energax.objectives._base import AbstractObjective
 
 

@@ -11,8 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from energax import random, samplers, tasks
 from energax.energies import Standardised
-from energax.estimators._base import energies_of, seed_of
-from energax.estimators._columns import ReadsColumns, as_table, read_columns
+from energax.estimators._base import ReadsColumns, as_table, energies_of, read_columns, seed_of
 from energax.training import fit_experts
 
 _FAR = 1e30

@@ -8,8 +8,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from energax.estimators._base import seed_of
-from energax.estimators._columns import ReadsColumns, read_columns
+from energax.estimators._base import ReadsColumns, read_columns, seed_of
 from energax.training import fit_mixed_mixture
 
 _DRAWS = 1000
