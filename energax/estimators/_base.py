@@ -53,11 +53,11 @@ class Layout:
     """
 
     frame: type
-    names: list[str]
-    values: dict[str, list[Any]]
+    names: list[Any]
+    values: dict[Any, list[Any]]
 
     @property
-    def numbers(self) -> list[str]:
+    def numbers(self) -> list[Any]:
         return [name for name in self.names if name not in self.values]
 
     @property
@@ -174,7 +174,7 @@ def _layout(X: Any) -> Layout | None:
     return Layout(type(X), names, values) if values else None
 
 
-def _is_of_categories(column: Any, name: str) -> bool:
+def _is_of_categories(column: Any, name: Any) -> bool:
     numeric = getattr(column.dtype, "is_numeric", None)  # Polars
     if numeric is not None:
         kind = "f" if numeric() else "M" if column.dtype.is_temporal() else "O"
@@ -201,7 +201,7 @@ def _held(column: Any) -> list[Any]:
     return [None if g else v for v, g in zip(column.to_list(), gone.to_list(), strict=True)]
 
 
-def _numbers(column: Any, name: str) -> np.ndarray:
+def _numbers(column: Any, name: Any) -> np.ndarray:
     held = [np.nan if value is None else value for value in _held(column)]
     try:
         return np.array(held, np.float64)

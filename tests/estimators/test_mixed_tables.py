@@ -127,3 +127,9 @@ def test_what_cannot_be_read_is_named():
         model.fit(frame.assign(x=np.inf))
     with pytest.raises(ValueError, match="no column of categories"):
         EnergyImputer().fit(frame[["x", "y"]]).probabilities(frame[["x", "y"]])
+
+
+def test_columns_may_be_numbered():
+    frame = pd.DataFrame({0: [1.0, 2.0, 4.0, 5.0], 1: ["a", "b", "a", None]})
+    filled = EnergyImputer(max_components=1, random_state=0).fit(frame).transform(frame)
+    assert filled[1].tolist() == ["a", "b", "a", "a"]
