@@ -40,6 +40,7 @@ from energax.energies.lattice import GeneralPotts as GeneralPotts
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
 from energax.energies.marginals import KernelMarginals as KernelMarginals
+from energax.energies.mixture import LabelledMixture as LabelledMixture
 from energax.energies.mixture import Mixture as Mixture
 from energax.energies.mixture import ModelMixture as ModelMixture
 from energax.energies.moments import Moments as Moments

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from energax import random
 from energax.energies._base import AbstractEnergy, AbstractNormalised, Frozen, frozen
-from energax.spaces import AbstractSpace
+from energax.spaces import AbstractArraySpace, AbstractSpace, Categorical, Record
 
 
 class Mixture(AbstractNormalised):
@@ -42,16 +42,12 @@ class Mixture(AbstractNormalised):
                     "product (+)"
                 )
         space, weights = _checked("Mixture", components, weights)
-        kinds: dict[Any, list[int]] = {}
-        for i, component in enumerate(components):
-            leaves, structure = jax.tree.flatten(component)
-            shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-            kinds.setdefault((structure, shapes), []).append(i)
-        order = [i for members in kinds.values() for i in members]
+        kinds = _kinds(components)
+        order = [i for members in kinds for i in members]
         self.space = space
         self.groups = tuple(
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *(components[i] for i in members))
-            for members in kinds.values()
+            for members in kinds
         )
         self.log_weights = jnp.asarray(np.log(weights[order] / weights.sum()), float)
 
@@ -68,6 +64,10 @@ class Mixture(AbstractNormalised):
         return jnp.zeros((), self.log_weights.dtype)
 
     def draw(self, num: int, *, key: Key[Array, ""]):
+        return self.draw_labelled(num, key=key)[1]
+
+    def draw_labelled(self, num: int, *, key: Key[Array, ""]):
+        """(which component, in the order of `component_log_probs`, (num,); the draws)."""
         key_which, key_draw = jax.random.split(key)
         which = random.categorical(key_which, self.log_weights, (num,))
         keys = jax.random.split(key_draw, len(self.log_weights))
@@ -79,7 +79,48 @@ class Mixture(AbstractNormalised):
             )
             first += size
         each = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
-        return jax.tree.map(lambda a: a[which, jnp.arange(num)], each)
+        return which, jax.tree.map(lambda a: a[which, jnp.arange(num)], each)
+
+
+class LabelledMixture(AbstractNormalised):
+    """p(x, y) = w_y p_y(x) of normalised p_y: a mixture of which the component y is seen, too.
+
+    E(x, y) = −log w_y − log p_y(x) on Record(x=…, y=Categorical((), components)), log Z = 0 (Bishop
+    2006, eq. 9.10 and 9.11): a generative classifier, whose p(y | x) `classify` gives. `mixture` is
+    p(x) = Σ_y p(x, y).
+
+    **Arguments:** `components`, at least two, and `weights`: as of `Mixture`; y = 0 is the first.
+
+    **Raises:** as `Mixture`; TypeError where components live on a record, ValueError for one alone.
+    """
+
+    mixture: Mixture
+    places: tuple[int, ...] = eqx.field(static=True)  # of y among the components of `mixture`
+
+    def __init__(self, components: Sequence[Any], weights: Any = None):
+        self.mixture = Mixture(components, weights)
+        if len(components) < 2:
+            raise ValueError("LabelledMixture: expected at least two components, got one")
+        if not isinstance(self.mixture.space, AbstractArraySpace):
+            raise TypeError(f"LabelledMixture: x may not be a record, got {self.mixture.space}")
+        self.places = tuple(int(i) for i in np.argsort(np.concatenate(_kinds(components))))
+
+    @property
+    def space(self):  # type: ignore[override]
+        return Record(x=self.mixture.space, y=Categorical((), len(self.places)))
+
+    def __call__(self, point):
+        each = self.mixture.component_log_probs(point["x"])
+        return -each[jnp.asarray(self.places)[point["y"]]]
+
+    @property
+    def log_z(self):
+        return self.mixture.log_z
+
+    def draw(self, num: int, *, key: Key[Array, ""]):
+        which, x = self.mixture.draw_labelled(num, key=key)
+        labels = jnp.argsort(jnp.asarray(self.places)).astype(jnp.int32)
+        return {"x": x, "y": labels[which]}
 
 
 class ModelMixture(AbstractEnergy):
@@ -170,3 +211,13 @@ def _checked(name: str, components: Sequence[Any], weights: Any) -> tuple[Abstra
     if weights.shape != (len(components),) or not (weights > 0).all():
         raise ValueError(f"{name}: expected {len(components)} positive weights, got {weights}")
     return space, weights
+
+
+def _kinds(components: Sequence[Any]) -> list[list[int]]:
+    """Which components can be stacked, as they are of one structure and one shape."""
+    kinds: dict[Any, list[int]] = {}
+    for i, component in enumerate(components):
+        leaves, structure = jax.tree.flatten(component)
+        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        kinds.setdefault((structure, shapes), []).append(i)
+    return list(kinds.values())

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from energax.energies._base import AbstractEnergy, batched
@@ -29,14 +30,29 @@ def read_table(estimator: Any, X: Any, *, reset: bool, gaps: bool = True) -> np.
     **Raises:** ValueError for other columns than the fitted ones, infinite numbers, fewer than two
     rows to fit, or a column to fit without any value; also for columns that hold no numbers.
     """
-    rows = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=np.float64,
-        ensure_all_finite="allow-nan" if gaps else True,
-        ensure_min_samples=2 if reset else 1,
-    )
+    return _whole(validate_data(estimator, X, reset=reset, **_asked(reset, gaps)), reset)
+
+
+def read_labelled(estimator: Any, X: Any, y: Any, *, gaps: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(`read_table` of rows to fit, the class of each as it came, (rows,)).
+
+    **Raises:** as `read_table`, and ValueError for classes that are missing, continuous numbers, or
+    not as many as the rows.
+    """
+    rows, y = validate_data(estimator, X, y, reset=True, **_asked(True, gaps))
+    check_classification_targets(y)
+    return _whole(rows, True), y
+
+
+def _asked(reset: bool, gaps: bool) -> dict[str, Any]:
+    return {
+        "dtype": np.float64,
+        "ensure_all_finite": "allow-nan" if gaps else True,
+        "ensure_min_samples": 2 if reset else 1,
+    }
+
+
+def _whole(rows: Any, reset: bool) -> np.ndarray:
     rows = np.ascontiguousarray(rows)  # a frame comes by columns: sums would differ in last bits
     empty = np.isnan(rows).all(0)
     if reset and empty.any():

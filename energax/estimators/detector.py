@@ -57,10 +57,9 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         self._rows = read_columns(self, X, reset=True)
         self._seed = seed_of(self.random_state)
         fitted = self._fitted = self._experts(self._rows)
-        part = None if self.layout_ is None else "numbers"
         self.energy_ = fitted.energy
         if len(fitted.centre):
-            self.energy_ = Standardised(fitted.energy, fitted.centre, fitted.scale, part)
+            self.energy_ = Standardised(fitted.energy, fitted.centre, fitted.scale)
         self.decision_scores_ = self._energies(self._fitted, self._rows)
         if self.contamination == "auto":
             self.offset_ = -self._fitted.threshold

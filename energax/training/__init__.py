@@ -13,10 +13,12 @@ from energax.training.board import TensorBoard
 from energax.training.choose import pretrain
 from energax.training.curves import Curves, Progress, ProgressFile, read_progress
 from energax.training.experts import (
+    ClassMixtures,
     Columns,
     Experts,
     MixedMixture,
     NormalMixture,
+    fit_class_mixtures,
     fit_components,
     fit_experts,
     fit_mixed_mixture,
@@ -34,6 +36,7 @@ from energax.training.stopping import EarlyStopping
 
 __all__ = [
     "Best",
+    "ClassMixtures",
     "Columns",
     "Curves",
     "DamagedCheckpoint",
@@ -51,6 +54,7 @@ __all__ = [
     "check_optimizer",
     "check_recovery",
     "fit",
+    "fit_class_mixtures",
     "fit_components",
     "fit_experts",
     "fit_mixed_mixture",

@@ -214,6 +214,13 @@ EXAMPLES = {
         ],
         [0.3, 0.7],
     ),
+    energies.LabelledMixture: lambda: energies.LabelledMixture(
+        [
+            energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),
+            energies.Gaussian(spaces.Real((2,)), [1.3, 1.0], [1.5, 0.4]),
+        ],
+        [0.3, 0.7],
+    ),
     energies.KernelMarginals: lambda: energies.KernelMarginals(
         [[0.3, -1.0], [0.9, 0.4], [-1.2, 2.0]], [0.4, 0.7]
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from energax import energies, random, spaces
+from energax import energies, from_log_density, random, spaces
 
 POINTS = np.array([[0.3, -1.0], [0.9, 0.4], [-1.2, 2.0], [0.1, 0.2]])
 WIDTH = np.array([0.4, 0.7])
@@ -75,16 +75,15 @@ def test_standardised_is_the_change_of_variables():
         energies.Standardised(inner, centre, [0.0, 1.0])
 
 
-def test_one_part_of_a_record_may_be_standardised():
-    space = spaces.Record(numbers=spaces.Real((2,)), kind=spaces.Categorical((1,), 3))
-    normal = energies.Gaussian(space.parts["numbers"], [0.3, -1.0])
-    kinds = energies.IndependentCategorical(space.parts["kind"], [0.1, 0.9, -0.4])
-    inner = energies.RecordReference(space, {"numbers": normal, "kind": kinds})
-    energy = energies.Standardised(inner, [3.0, -200.0], [0.2, 40.0], "numbers")
-    x = {"numbers": jnp.array([3.1, -180.0]), "kind": jnp.array([2])}
-    z = x | {"numbers": jnp.array([0.5, 0.5])}
-    assert float(energy(x)) == pytest.approx(float(inner(z)), abs=1e-4)
-    with pytest.raises(ValueError, match="no part 'age'"):
-        energies.Standardised(inner, [3.0, -200.0], [0.2, 40.0], "age")
-    with pytest.raises(TypeError, match="Real"):
-        energies.Standardised(inner, [3.0], [0.2], "kind")
+def test_on_a_record_only_the_row_of_numbers_is_standardised():
+    space = spaces.Record(age=spaces.Real(()), kind=spaces.Categorical((), 3), row=spaces.Real(2))
+    inner = from_log_density(
+        lambda p: jnp.sum(p["row"] * jnp.array([0.3, -2.0])) * (1 + p["kind"]) - p["age"] ** 2,
+        space,
+    )
+    energy = energies.Standardised(inner, [3.0, -200.0], [0.2, 40.0])
+    point = {"age": 0.7, "kind": 2, "row": np.array([3.3, -170.0])}
+    assert float(energy.log_density(point)) == pytest.approx((0.3 * 1.5 - 2 * 0.75) * 3 - 0.49)
+    twice = spaces.Record(a=spaces.Real(2), b=spaces.Real(2))
+    with pytest.raises(TypeError, match="one such part"):
+        energies.Standardised(energies.default_base(twice), [0.0, 0.0], [1.0, 1.0])

@@ -2,21 +2,21 @@
 experts that rows far from the rest do not bend."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 
 from energax.energies import KernelMarginals, Product, RecordReference, Tempered
 from energax.energies._base import AbstractEnergy, AbstractNormalised
-from energax.energies.choose import k_means
 from energax.training.experts._base import (
+    PRIOR_ROWS,
     Columns,
     MixedMixture,
     MixedPrior,
     NormalMixture,
     categorical,
-    fitted_by_em,
-    started,
+    check,
+    fit_components,
+    standard,
 )
 
 _ROWS_A_COLUMN = 4  # and component, that a mixture asks for
@@ -29,7 +29,6 @@ _EM_ROUNDS = 10
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
 _MOST_ROWS = 20_000  # that the experts are fitted to
 _GRID = 200
-_PRIOR_ROWS = 2.0  # of a component, that shares of categories are drawn to all rows' by
 _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the same for most rows
 
 
@@ -77,8 +76,8 @@ def fit_mixed_mixture(
 
     **Raises:** as `fit_mixture`.
     """
-    _check(rows)
-    centre, scale = _standard(rows.numbers, np.zeros(rows.numbers.shape[1]))
+    check(rows)
+    centre, scale = standard(rows.numbers, np.zeros(rows.numbers.shape[1]))
     z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(z))
@@ -97,33 +96,7 @@ def fit_mixed_mixture(
         if count > 2 * found[0]:
             break
         count *= 2
-    return _moved(fitted(z, *found), centre, scale)
-
-
-def fit_components(
-    z: Columns,
-    count: int,
-    rng: np.random.Generator,
-    often: np.ndarray | None = None,
-    *,
-    rounds: int = 50,
-    tolerance: float = 1e-3,
-    trust: float = 1.0,
-) -> MixedMixture:
-    """`count` components by EM from k-means, of rows whose numbers have mean 0 and sd 1.
-
-    Each covariance is drawn, as by `trust` (n + 2) rows, towards that of independent columns of sd
-    1, shared out (Fraley & Raftery 2007, eq. 8), the shares of categories, as by 2 `trust` rows,
-    towards `often` (c, k), by default those of all rows.
-    """
-    often = z.shares() if often is None else often
-    n = z.numbers.shape[1]
-    whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
-    covariance = np.eye(n) * count ** (-2 / max(n, 1))
-    prior = MixedPrior(covariance, often, trust * _PRIOR_ROWS)
-    labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
-    start, strength = started(whole, labels, prior), trust * (n + 2)
-    return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
+    return fitted(z, *found).moved(centre, scale)
 
 
 def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: int = 0) -> Experts:
@@ -146,7 +119,7 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
     """
     if not isinstance(rows, Columns):
         rows = Columns.of_numbers(np.asarray(rows, np.float64))
-    _check(rows)
+    check(rows)
     rng = np.random.default_rng(seed)
     num, n = rows.numbers.shape
     count = int(np.clip(num // (_ROWS_A_COLUMN * rows.width), 1, max_components))
@@ -157,13 +130,13 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
         known = np.flatnonzero(kept)
         if len(known) > _MOST_ROWS:
             known = rng.choice(known, _MOST_ROWS, replace=False)
-        centre, scale = _standard(rows.numbers[known], floor)
+        centre, scale = standard(rows.numbers[known], floor)
         z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
         if gaps is not None:
-            z = _moved(gaps, -centre / scale, 1 / scale).filled(z)
+            z = gaps.moved(-centre / scale, 1 / scale).filled(z)
         parts = fit_components(z[known], count, rng, shares, rounds=_EM_ROUNDS)
-        parts = parts.recounted(z, MixedPrior(np.eye(n), shares, _PRIOR_ROWS))
-        gaps = None if gaps is None else _moved(parts, centre, scale)
+        parts = parts.recounted(z, MixedPrior(np.eye(n), shares, PRIOR_ROWS))
+        gaps = None if gaps is None else parts.moved(centre, scale)
         experts = [(parts.energy(z.space), -parts.log_prob(z))]
         if n:
             whole = _single(z.numbers[known])
@@ -176,28 +149,8 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
             break
         kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, spread))
     energy = Product(*(Tempered(e, 1 / s) for (e, _), s in zip(experts, spread, strict=True)))
-    mixture = _moved(parts, centre, scale)
+    mixture = parts.moved(centre, scale)
     return Experts(energy, centre, scale, kept, _cut(total, spread), mixture)
-
-
-def _check(rows: Columns) -> None:
-    numbers = rows.numbers
-    if numbers.ndim != 2 or not len(numbers) or not rows.width:
-        raise ValueError(f"rows: expected (num, n), got shape {numbers.shape}")
-    if np.isinf(numbers).any():
-        raise ValueError("rows: expected finite numbers or NaN where one is missing, got infinity")
-    empty = np.isnan(numbers).all(0)
-    if empty.any():
-        raise ValueError(f"rows: column {int(np.argmax(empty))} holds no value at all")
-
-
-def _standard(rows: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(means, sds) of what is there of the columns, the sds not below `floor`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column of gaps alone
-        centre, scale = np.nanmean(rows, 0), np.nanstd(rows, 0)
-    scale = np.maximum(np.nan_to_num(scale), floor)
-    return np.nan_to_num(centre), np.where(scale > 0, scale, 1.0)
 
 
 def _cut(energies: np.ndarray, spread: list[float]) -> float:
@@ -211,25 +164,6 @@ def _single(z: np.ndarray) -> NormalMixture:
     covariance = np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1)
     covariance = (covariance + _RIDGE * np.eye(len(covariance))) / (1 + _RIDGE)
     return NormalMixture(np.zeros(1), z.mean(0)[None], covariance[None])
-
-
-def _features(z: Columns) -> np.ndarray:
-    """The numbers, and for each column of categories an indicator of each value, of mean 0 and of
-    variance 1 in all; (num, _)."""
-    parts = [z.numbers]
-    for codes, share in zip(z.categories.T, z.shares(), strict=True):
-        there = (codes >= 0)[:, None]
-        indicator = np.where(there, (codes[:, None] == np.arange(len(share))) - share, 0.0)
-        parts.append(indicator / np.sqrt(max(1 - np.sum(share**2), 1e-6)))
-    return np.concatenate(parts, axis=1)
-
-
-def _moved(mixture: MixedMixture, centre: np.ndarray, scale: np.ndarray) -> MixedMixture:
-    """The distribution of rows whose numbers are scale · z + centre."""
-    normals = mixture.normals
-    covariance = normals.covariance * np.outer(scale, scale)
-    mean = normals.mean * scale + centre
-    return MixedMixture(NormalMixture(normals.log_weights, mean, covariance), mixture.shares)
 
 
 def _of_numbers(energy: AbstractNormalised, z: Columns) -> AbstractNormalised:
