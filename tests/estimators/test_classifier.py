@@ -193,9 +193,8 @@ def test_data_frames_and_labels_of_any_kind_give_what_arrays_give(make):
 def test_a_grid_search_takes_it_in_a_pipeline():
     rng = np.random.default_rng(2)
     which = rng.integers(0, 2, 240)
-    corner = rng.choice([-3.0, 3.0], 240)  # the classes differ in the sign of a product
-    rows = np.stack([corner, np.where(which == 1, corner, -corner)], 1) + rng.normal(size=(240, 2))
-    rows[:, 1] += 0.3 * rng.standard_t(2, 240)
+    place = 4.0 * which + rng.choice([-6.0, 2.0], 240)  # by turns: one normal a class tells little
+    rows = np.stack([place + rng.normal(size=240), rng.normal(size=240)], 1)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), EnergyClassifier(random_state=0)),
         {"energyclassifier__max_components": [1, 2]},
