@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only NAME ...] [--data DIR] [--quick] [--threads N]`."""
+"""`python -m benchmarks [--only NAME ...] [--data DIR] [--quick] [--threads N] [--minutes M]`."""
 
 import argparse
 import importlib
@@ -20,10 +20,15 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=int, help="threads of each library (default: its own choice)"
     )
+    parser.add_argument(
+        "--minutes", type=float, help="CPU minutes of training (denoising; default: its own choice)"
+    )
     arguments = parser.parse_args()
     if arguments.data is not None and not arguments.data.is_dir():
         parser.error(f"--data: there is no folder {arguments.data}")
-    options = Options(arguments.data, arguments.quick, arguments.threads)
+    if arguments.minutes is not None and not arguments.minutes > 0:
+        parser.error(f"--minutes: expected a number above 0, got {arguments.minutes:g}")
+    options = Options(arguments.data, arguments.quick, arguments.threads, arguments.minutes)
 
     shown, failed = [], []
     for name in arguments.only or NAMES:

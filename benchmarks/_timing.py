@@ -38,6 +38,7 @@ class Options:
     data: Path | None = None
     quick: bool = False
     threads: int | None = None  # None leaves each library its own choice
+    minutes: float | None = None  # of training, where a question trains for a time
 
     def rounds(self, full: int) -> int:
         return 2 if self.quick else full

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from energax.spaces import Record as Record
     from energax.spaces import Spin as Spin
     from energax.tasks import BitFlip as BitFlip
+    from energax.tasks import Blur as Blur
     from energax.tasks import GaussianNoise as GaussianNoise
+    from energax.tasks import Mask as Mask
+    from energax.tasks import PoissonNoise as PoissonNoise
+    from energax.tasks import SaltAndPepper as SaltAndPepper
     from energax.tasks import anomaly_scores as anomaly_scores
     from energax.tasks import classify as classify
     from energax.tasks import compare as compare
@@ -75,7 +79,11 @@ _ROOMS = {
     "spaces": ("Binary", "Box", "Categorical", "Count", "Ordinal", "Real", "Record", "Spin"),
     "tasks": (
         "BitFlip",
+        "Blur",
         "GaussianNoise",
+        "Mask",
+        "PoissonNoise",
+        "SaltAndPepper",
         "anomaly_scores",
         "classify",
         "compare",

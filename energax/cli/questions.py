@@ -180,7 +180,12 @@ def denoise(
     data: DataFile,
     out: OutFile,
     noise: Annotated[
-        str, typer.Option("--noise", help="flip:RATE on two values, gaussian:SD on numbers")
+        str,
+        typer.Option(
+            "--noise",
+            help="flip:RATE on two values, gaussian:SD or poisson:PEAK on numbers, "
+            "saltpepper:RATE on both",
+        ),
     ] = "flip:0.1",
     mode: Annotated[bool, typer.Option("--mode", help="write modes instead of means")] = False,
     array: Part = None,
@@ -195,7 +200,8 @@ def denoise(
     fitted, _ = load(run)
     rows = rows_for(fitted.energy, read(data, array))
     with users_fault():
-        result = tasks.denoise(fitted.energy, rows, _noise(noise), key=key_of(seed))
+        method = "sampling" if mode else "auto"  # Tweedie's formula knows no mode
+        result = tasks.denoise(fitted.energy, rows, _noise(noise), key=key_of(seed), method=method)
     io.write_data(out, result.mode if mode else result.mean)
     Answer(
         [f"{len(rows)} rows cleaned of {noise}, posterior {'modes' if mode else 'means'} in {out}"],
@@ -211,10 +217,15 @@ def _noise(text: str):
     kinds: dict[str, Callable[[float], Any]] = {
         "flip": tasks.BitFlip,
         "gaussian": tasks.GaussianNoise,
+        "poisson": tasks.PoissonNoise,
+        "saltpepper": tasks.SaltAndPepper,
     }
     kind, _, size = text.partition(":")
     if kind not in kinds:
-        raise ValueError(f"--noise {text}: expected flip:RATE or gaussian:SD, such as flip:0.1")
+        raise ValueError(
+            f"--noise {text}: expected flip:RATE, gaussian:SD, poisson:PEAK or saltpepper:RATE, "
+            "such as flip:0.1"
+        )
     try:
         return kinds[kind](float(size))
     except ValueError as error:

@@ -3,6 +3,7 @@
 from energax.energies._base import AbstractEnergy as AbstractEnergy
 from energax.energies._base import AbstractLocalEnergy as AbstractLocalEnergy
 from energax.energies._base import AbstractNormalised as AbstractNormalised
+from energax.energies._base import AbstractSmoothed as AbstractSmoothed
 from energax.energies._base import Product as Product
 from energax.energies._base import Tempered as Tempered
 from energax.energies._base import frozen as frozen
@@ -46,6 +47,7 @@ from energax.energies.mixture import ModelMixture as ModelMixture
 from energax.energies.moments import Moments as Moments
 from energax.energies.neural import MLP as MLP
 from energax.energies.neural import ConvNet as ConvNet
+from energax.energies.neural import GradientStepDenoiser as GradientStepDenoiser
 from energax.energies.reference import BoxReference as BoxReference
 from energax.energies.reference import Gaussian as Gaussian
 from energax.energies.reference import IndependentBernoulli as IndependentBernoulli
@@ -54,6 +56,7 @@ from energax.energies.reference import NegativeBinomial as NegativeBinomial
 from energax.energies.reference import RecordReference as RecordReference
 from energax.energies.reference import default_base as default_base
 from energax.energies.reference import fitted_base as fitted_base
+from energax.energies.smoothed import Smoothed as Smoothed
 from energax.energies.standardised import Standardised as Standardised
 from energax.energies.transform import Unconstrained as Unconstrained
 from energax.energies.tree import ChowLiuTree as ChowLiuTree

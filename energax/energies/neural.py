@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from energax.energies._base import AbstractEnergy, FrozenEnergy, correlate, frozen
+from energax.energies._base import (
+    AbstractEnergy,
+    AbstractSmoothed,
+    FrozenEnergy,
+    correlate,
+    frozen,
+)
 from energax.spaces import AbstractArraySpace, AbstractSpace, Box, Categorical, Count, Real
 
 # All grow at most linearly, so that a quadratic base term keeps Z finite whatever the weights are.
@@ -152,16 +158,83 @@ class ConvNet(AbstractEnergy):
         return network if self.base is None else network + self.base(x)
 
     def with_space(self, space: AbstractSpace) -> "ConvNet":
-        space = _as_array_space(space, "ConvNet")
-        wanted, found = self.kernels[0].shape[2], _image(space, space.example()).shape[-1]
-        if found != wanted:
-            raise ValueError(
-                f"ConvNet: this one reads images of {wanted} channel(s), got {found} on {space}"
+        return _moved(self, _as_array_space(space, "ConvNet"), self.kernels[0].shape[2])
+
+
+class GradientStepDenoiser(AbstractSmoothed):
+    """E(x) = ½|r((x − ½)/σ)|² + E_base(x), r a convolutional network with one output a pixel.
+
+    x − σ²∇E(x) is then the gradient-step denoiser of Hurault, Leclaire & Papadakis 2022, "Gradient
+    step denoiser for convergent plug-and-play", eq. 4 and 6, σr being their x − N(x): a denoiser
+    that is the gradient of one scalar, and so has a symmetric Jacobian. The network works on blocks
+    of 2 × 2 pixels as channels, at half the resolution (as FFDNet, Zhang, Zuo & Zhang 2018).
+
+    Images are (height, width) or (height, width, channels) of any size, values about 0 to 1. The
+    weights fix no size: `energy.with_space(Real(shape))` reads the same network on other images;
+    odd sides are lengthened by their last row. Weights start as N(0, 2/fan-in), the last layer's
+    halved, biases at 0. Train it by `objectives.DenoisingScoreMatching()`.
+
+    **Arguments:** `sigma` σ: standard deviation of the noise on the images, in units of x.
+    `channels`: of every layer between. `depth`: convolutions, at least 2, of 3 × 3 blocks.
+    `activation`, `base`: as in `MLP`.
+
+    **Raises:** TypeError unless the space is `Real`; ValueError where it holds no images, for an
+    unknown activation, a σ that is not positive, or too few layers.
+    """
+
+    kernels: tuple[Float[Array, "3 3 _ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
+    base: FrozenEnergy | None
+    space: AbstractArraySpace
+    sigma: float = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        space: AbstractSpace,
+        sigma: float,
+        channels: int = 48,
+        depth: int = 6,
+        activation: str = "elu",
+        *,
+        key: Key[Array, ""],
+        base: AbstractEnergy | str | None = "wide",
+    ):
+        if not isinstance(space, Real):
+            raise TypeError(
+                "GradientStepDenoiser: expected images on Real(shape), where Gaussian noise keeps "
+                f"them, got {space}"
             )
-        base = None if self.base is None else self.base.with_space(space)
-        return eqx.tree_at(
-            lambda e: (e.space, e.base), self, (space, base), is_leaf=lambda node: node is None
-        )
+        if depth < 2 or channels < 1:
+            raise ValueError(
+                "GradientStepDenoiser: expected a depth of at least 2 and at least one channel, "
+                f"got depth={depth} and channels={channels}"
+            )
+        self.space, self.sigma = space, float(sigma)
+        self.activation = _as_activation(activation)
+        ends = 4 * _image(space, space.example(), "GradientStepDenoiser").shape[-1]
+        sizes = [ends, *[channels] * (depth - 1), ends]
+        kernels = [
+            jnp.sqrt(2.0) * _normal(k, (3, 3, *pair), 9 * pair[0])
+            for k, pair in zip(jax.random.split(key, depth), pairwise(sizes), strict=True)
+        ]
+        self.kernels = (*kernels[:-1], kernels[-1] / 2)
+        self.biases = tuple(jnp.zeros(n) for n in sizes[1:])
+        self.base = _as_base(base, space)
+
+    def __call__(self, x):
+        h = _blocks((_image(self.space, x, "GradientStepDenoiser") - 0.5) / self.sigma)
+        last = len(self.kernels) - 1
+        for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            h = correlate(h, kernel) + bias
+            h = h if layer == last else _ACTIVATIONS[self.activation](h)
+        network = 0.5 * jnp.sum(h**2)
+        return network if self.base is None else network + self.base(x)
+
+    def with_space(self, space: AbstractSpace) -> "GradientStepDenoiser":
+        if not isinstance(space, Real):
+            raise TypeError(f"GradientStepDenoiser: expected Real(shape), got {space}")
+        return _moved(self, space, self.kernels[0].shape[2] // 4)
 
 
 class _Confinement(AbstractEnergy):
@@ -177,6 +250,20 @@ class _Confinement(AbstractEnergy):
             bounded = jnp.isfinite(low) & jnp.isfinite(high)
             x = jnp.where(bounded, 0.0, x - centre)
         return 0.5 * jnp.sum((x / self.width) ** 2)
+
+
+def _moved(network: Any, space: AbstractArraySpace, num_channels: int) -> Any:
+    """The network on images of another size, which have as many channels."""
+    name = type(network).__name__
+    found = _image(space, space.example(), name).shape[-1]
+    if found != num_channels:
+        raise ValueError(
+            f"{name}: this one reads images of {num_channels} channel(s), got {found} on {space}"
+        )
+    base = None if network.base is None else network.base.with_space(space)
+    return eqx.tree_at(
+        lambda e: (e.space, e.base), network, (space, base), is_leaf=lambda node: node is None
+    )
 
 
 def _is_bounded(space: AbstractArraySpace) -> bool:
@@ -226,21 +313,37 @@ def _inputs(space: AbstractArraySpace, x) -> Float[Array, "..."]:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
-def _image(space: AbstractArraySpace, x) -> Float[Array, "height width channels"]:
+def _image(
+    space: AbstractArraySpace, x, who: str = "ConvNet"
+) -> Float[Array, "height width channels"]:
     image = _inputs(space, x)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3:
         raise ValueError(
-            "ConvNet: expected images, a space of shape (height, width) or (height, width, "
+            f"{who}: expected images, a space of shape (height, width) or (height, width, "
             f"channels), got {space}; use MLP for vectors"
         )
     return image
 
 
-def _halve(h: Float[Array, "height width c"]) -> Float[Array, "_ _ c"]:
-    """Means of 2×2 blocks; an odd side's last row counts twice."""
+def _evened(h: Float[Array, "height width c"]) -> Float[Array, "_ _ c"]:
+    """An odd side's last row twice."""
     if h.shape[0] % 2 or h.shape[1] % 2:  # a pad by nothing would still keep XLA from fusing
         h = jnp.pad(h, ((0, h.shape[0] % 2), (0, h.shape[1] % 2), (0, 0)), mode="edge")
+    return h
+
+
+def _blocks(h: Float[Array, "height width c"]) -> Float[Array, "_ _ 4*c"]:
+    """2×2 blocks as channels at half the resolution."""
+    h = _evened(h)
+    height, width, num = h.shape
+    blocks = h.reshape(height // 2, 2, width // 2, 2, num).transpose(0, 2, 1, 3, 4)
+    return blocks.reshape(height // 2, width // 2, 4 * num)
+
+
+def _halve(h: Float[Array, "height width c"]) -> Float[Array, "_ _ c"]:
+    """Means of 2×2 blocks; an odd side's last row counts twice."""
+    h = _evened(h)
     h = h.reshape(h.shape[0] // 2, 2, h.shape[1] // 2, 2, h.shape[2])
     # On CPUs a mean over two axes of five takes as long as the convolutions.
     return (h[:, 0, :, 0] + h[:, 0, :, 1] + h[:, 1, :, 0] + h[:, 1, :, 1]) / 4

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from energax import random
+from energax.energies._base import AbstractSmoothed
 from energax.objectives._base import (
     AbstractObjective,
     as_numbers,
@@ -162,9 +163,17 @@ class _AbstractDenoising(AbstractObjective):
         """(None, σ of each coordinate).
 
         **Raises:** TypeError unless the space is `Real` or a record of it; ValueError for a σ of
-        another shape.
+        another shape, or another than an `AbstractSmoothed` energy states.
         """
-        return None, _noise(type(self).__name__, energy.space, self.sigma, data)
+        name, sigma = type(self).__name__, self.sigma
+        if isinstance(energy, AbstractSmoothed):
+            if sigma is not None and not bool(jnp.allclose(sigma, energy.sigma, rtol=1e-3)):
+                raise ValueError(
+                    f"{name}: sigma={sigma}, but the energy is of points with noise of sd "
+                    f"{energy.sigma:g}: leave sigma out, or make the energy with that sigma"
+                )
+            sigma = jnp.asarray(energy.sigma)
+        return None, _noise(name, energy.space, sigma, data)
 
     def evaluations_per_step(self, energy, batch_size):
         return 2.0 * batch_size
@@ -181,8 +190,9 @@ class DenoisingScoreMatching(_AbstractDenoising):
 
     Spaces: `Real` and records of it. A row costs two gradients in x.
 
-    **Arguments:** `sigma` σ: a number, or of the shape of a point; None takes a tenth of each
-    coordinate's standard deviation in the data (`init(energy, data, key=key)[1]` tells it).
+    **Arguments:** `sigma` σ: a number, or of the shape of a point; None takes that of an energy
+    which states one (`Smoothed`, `GradientStepDenoiser`), else a tenth of each coordinate's
+    standard deviation in the data (`init(energy, data, key=key)[1]` tells it).
 
     **Raises:** ValueError for a σ that is not positive.
     """

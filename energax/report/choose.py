@@ -14,7 +14,7 @@ import numpy as np
 
 from energax import jobs, partition, samplers, spaces, tasks
 from energax.energies import AbstractRBM
-from energax.energies._base import AbstractEnergy
+from energax.energies._base import AbstractEnergy, AbstractSmoothed
 from energax.report import figures
 from energax.report._base import Figure, Page
 from energax.results import Verdict
@@ -234,7 +234,8 @@ def _cleaning_section(page: Page, energy: AbstractEnergy, test, key) -> list[str
         case spaces.Binary() | spaces.Spin():
             noise, words = tasks.BitFlip(0.1), "10 % of the sites flipped"
         case spaces.Real():
-            sd = 0.3 * float(np.std(test))
+            known = isinstance(energy, AbstractSmoothed)
+            sd = energy.sigma if known else 0.3 * float(np.std(test))
             noise, words = tasks.GaussianNoise(sd), f"Gaussian noise of sd {sd:.3g}"
         case _:
             return []

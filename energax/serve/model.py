@@ -225,7 +225,8 @@ class Model:
         verdict = verdict_of(good)
         return DenoiseAnswer(
             num_rows=len(good),
-            **{name: self._flat(joined(name)) for name in ("x", "mean", "sd", "std_err", "mode")},
+            **{name: self._flat(joined(name)) for name in ("x", "mean", "sd", "std_err")},
+            mode=None if blocks[0][0].mode is None else self._flat(joined("mode")),
             reliable_rows=good.tolist(),
             reliable=verdict.reliable,
             reasons=list(verdict.reasons),

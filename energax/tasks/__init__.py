@@ -9,9 +9,14 @@ from energax.tasks.classify import classify as classify
 from energax.tasks.contacts import contact_scores as contact_scores
 from energax.tasks.contacts import sequence_weights as sequence_weights
 from energax.tasks.denoise import BitFlip as BitFlip
+from energax.tasks.denoise import Blur as Blur
 from energax.tasks.denoise import Denoised as Denoised
 from energax.tasks.denoise import GaussianNoise as GaussianNoise
+from energax.tasks.denoise import Mask as Mask
+from energax.tasks.denoise import PoissonNoise as PoissonNoise
+from energax.tasks.denoise import SaltAndPepper as SaltAndPepper
 from energax.tasks.denoise import denoise as denoise
+from energax.tasks.denoise import posterior as posterior
 from energax.tasks.documents import perplexity as perplexity
 from energax.tasks.explain import Explanation as Explanation
 from energax.tasks.explain import explain as explain

@@ -1,6 +1,7 @@
 """What the tasks share: f of rows, and one posterior a row sampled side by side."""
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -109,6 +110,27 @@ class Restored:
     reasons: tuple[str, ...]
 
 
+class Clamped(AbstractEnergy):
+    """p(missing | observed) on the whole space: observed sites follow the base and do not matter.
+
+    E(x) = E(observed sites from `point`, others from x) + E_base(x at observed sites)
+    """
+
+    energy: AbstractEnergy
+    base: AbstractEnergy
+    point: Point
+    missing: Any
+
+    @property
+    def space(self):  # type: ignore[override]
+        return self.energy.space
+
+    def __call__(self, x):
+        whole = jax.tree.map(jnp.where, self.missing, x, self.point)
+        dummy = jax.tree.map(jnp.where, self.missing, self.point, x)
+        return self.energy(whole) + self.base(dummy)
+
+
 NUM_CHAINS, NUM_KEPT = 4, 250
 
 
@@ -191,7 +213,7 @@ def sample_posteriors(
                 draws = jax.tree.map(lambda a: np.zeros((num_rows, *a.shape[1:]), a.dtype), x)
             for out, new in zip(jax.tree.leaves(draws), jax.tree.leaves(x), strict=True):
                 out[chosen] = new
-            failed.append(chosen[~_converged(x)])
+            failed.append(chosen[~_converged(x, space)])
         waiting = np.concatenate(failed)
         if len(waiting) == 0:
             break
@@ -207,16 +229,29 @@ def _columns(x: Point) -> np.ndarray:
     return np.concatenate(flat, axis=-1)
 
 
-def _converged(x: Point) -> np.ndarray:
+def _converged(x: Point, space: AbstractSpace) -> np.ndarray:
     """(rows,): chains of the row agree, and Monte Carlo errors are small beside the spread."""
+    least = np.concatenate(
+        [
+            np.full(math.prod(leaf.shape[3:]), 0.0 if part.is_continuous else _UNIT)
+            for leaf, part in zip(jax.tree.leaves(x), _parts(space), strict=True)
+        ]
+    )
     columns = _columns(x)
     chains, kept, rows, sites = columns.shape
     found = summarise(columns.reshape(chains, kept, rows * sites))
     attained = np.maximum(100, np.minimum(found.ess_bulk, found.ess_tail))
     limit = rhat_limit(rows * sites, chains, attained)
-    spread = np.maximum(found.sd, _UNIT)
+    spread = np.maximum(found.sd, np.tile(least, rows))
     good = (found.rhat <= limit) & (found.mcse_mean <= 0.1 * spread)
     return (good | found.is_constant).reshape(rows, sites).all(-1)
+
+
+def _parts(space: AbstractSpace) -> list[AbstractSpace]:
+    """The spaces of the leaves of a point, in their order."""
+    if isinstance(space, Record):
+        return [part for name in sorted(space.parts) for part in _parts(space.parts[name])]
+    return [space]
 
 
 _UNIT = 0.5

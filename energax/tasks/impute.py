@@ -24,31 +24,16 @@ from energax.spaces import (
     Record,
     Spin,
 )
-from energax.tasks._base import NUM_CHAINS, AbstractPosteriors, Restored, sample_posteriors
+from energax.tasks._base import (
+    NUM_CHAINS,
+    AbstractPosteriors,
+    Clamped,
+    Restored,
+    sample_posteriors,
+)
 
 _PIN = 100.0
 """Log-odds that hold an observed site of a tilted model: it moves with probability e⁻¹⁰⁰."""
-
-
-class Clamped(AbstractEnergy):
-    """p(missing | observed) on the whole space: observed sites follow the base and do not matter.
-
-    E(x) = E(observed sites from `point`, others from x) + E_base(x at observed sites)
-    """
-
-    energy: AbstractEnergy
-    base: AbstractEnergy
-    point: Point
-    missing: Any
-
-    @property
-    def space(self):  # type: ignore[override]
-        return self.energy.space
-
-    def __call__(self, x):
-        whole = jax.tree.map(jnp.where, self.missing, x, self.point)
-        dummy = jax.tree.map(jnp.where, self.missing, self.point, x)
-        return self.energy(whole) + self.base(dummy)
 
 
 class ClampedLayers(AbstractBipartiteEnergy):

@@ -207,6 +207,10 @@ EXAMPLES = {
     energies.GeneralPotts: general_potts,
     energies.MLP: lambda: energies.MLP(spaces.Real((2,)), 8, 2, key=random.key(0)),
     energies.ConvNet: lambda: energies.ConvNet(spaces.Binary((8, 8)), key=random.key(0)),
+    energies.GradientStepDenoiser: lambda: energies.GradientStepDenoiser(
+        spaces.Real((5, 4)), 0.3, 6, 3, key=random.key(0)
+    ),
+    energies.Smoothed: lambda: energies.Smoothed(normal(), 0.3),
     energies.Mixture: lambda: energies.Mixture(
         [
             energies.Gaussian(spaces.Real((2,)), [0.3, -1.0], [0.5, 2.0]),

@@ -23,6 +23,7 @@ from energax.energies._base.structure import (
     AbstractLocalEnergy,
     AbstractOfLengths,
     AbstractPairwise,
+    AbstractSmoothed,
     AbstractTiltable,
     check_one_distribution,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "AbstractOfLengths",
     "AbstractPairwise",
     "AbstractPath",
+    "AbstractSmoothed",
     "AbstractTiltable",
     "Conditional",
     "Frozen",

@@ -1,5 +1,6 @@
 """What samplers and methods may ask of an energy beyond E(x): kinds of structure, each a class."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -268,3 +269,21 @@ class AbstractTiltable(AbstractEnergy):
     @abstractmethod
     def tilt(self, field: Float[Array, "..."]) -> AbstractEnergy:
         """E(x) − ⟨field, x⟩, with `field` of the shape of x; its normaliser changes."""
+
+
+class AbstractSmoothed(AbstractEnergy):
+    """An energy of data with Gaussian noise on: f = log(p_data ∗ N(0, σ²)) up to a constant.
+
+    So denoising score matching trains it (Vincent 2011), and so Tweedie's formula reads it:
+    E[clean | x] = x + σ²∇f(x).
+    """
+
+    sigma: eqx.AbstractVar[float]
+    """Standard deviation σ of the noise on each coordinate; known, not trained."""
+
+    def __check_init__(self):
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}: expected sigma above 0, the sd of the noise, got "
+                f"{self.sigma:g}"
+            )

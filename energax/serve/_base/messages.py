@@ -78,7 +78,9 @@ class DenoiseAnswer(msgspec.Struct, kw_only=True):
     mean: Table
     sd: Table
     std_err: Annotated[Table, Meta(description="Monte Carlo error of mean")]
-    mode: Annotated[Table, Meta(description="a local maximum of p(x | y)")]
+    mode: Annotated[
+        Table | None, Meta(description="a local maximum of p(x | y); null by Tweedie's formula")
+    ]
     reliable_rows: list[bool]
     reliable: bool
     reasons: Reasons
