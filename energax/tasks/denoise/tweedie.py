@@ -55,7 +55,7 @@ def by_tweedie(
     log-density of such points with noise of this size.
     """
     mean = np.asarray(posterior_means(energy, rows, sigma), np.float64)
-    curvature = np.asarray(_curvatures(energy, rows, sigma, jax.random.split(key, len(rows))))
+    curvature = np.asarray(_curvatures(energy, rows, jax.random.split(key, len(rows))))
     s2 = float(sigma) ** 2
     variance = s2 * (1 + s2 * curvature.astype(np.float64))
     moved = (mean - np.asarray(rows, np.float64)).reshape(len(rows), -1)
@@ -97,7 +97,7 @@ def _rms(values: np.ndarray) -> str:
 
 
 @eqx.filter_jit
-def _curvatures(energy, rows, sigma, keys):
+def _curvatures(energy, rows, keys):
     """∂ᵢ²f at every row, (rows, *event)."""
     groups, num = _groups(rows.shape[1:])
 
