@@ -202,7 +202,7 @@ def denoise(
     with users_fault():
         method = "sampling" if mode else "auto"  # Tweedie's formula knows no mode
         result = tasks.denoise(fitted.energy, rows, _noise(noise), key=key_of(seed), method=method)
-    io.write_data(out, result.mode if mode else result.mean)
+    io.write_data(out, result.mean if result.mode is None or not mode else result.mode)
     Answer(
         [f"{len(rows)} rows cleaned of {noise}, posterior {'modes' if mode else 'means'} in {out}"],
         {"out": str(out), "num_rows": len(rows), "noise": noise},

@@ -134,7 +134,7 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 means, sds, reasons = self._cleaned(np.stack(images), return_std)
             else:
                 each = [self._cleaned(image[None], return_std) for image in images]
-                means, sds = ([found[i][0] for found in each] for i in (0, 1))
+                means, sds = [found[0][0] for found in each], [found[1][0] for found in each]
                 reasons = tuple(
                     f"image {i}: {reason}" for i, found in enumerate(each) for reason in found[2]
                 )
@@ -167,8 +167,9 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for patch, number in zip(out, chosen, strict=True):
             image = images[number]
             top, left = (rng.integers(n - side + 1) for n in image.shape[:2])
-            piece = np.rot90(image[top : top + side, left : left + side], rng.integers(4))
-            patch[...] = piece[::-1] if rng.integers(2) else piece
+            piece = image[top : top + side, left : left + side]
+            turned = np.rot90(piece, int(rng.integers(4)))
+            patch[...] = turned[::-1] if rng.integers(2) else turned
         return out
 
     def _check_range(self, images: list[np.ndarray]) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from energax import random
 from energax.energies._base import correlate
-from energax.spaces import AbstractArraySpace, Binary, Box, Ordinal, Point, Real, Spin
+from energax.spaces import AbstractSpace, Binary, Box, Ordinal, Point, Real, Spin
 from energax.tasks._base import NUM_CHAINS
 from energax.tasks.denoise._base import AbstractNoise, every_second
 
@@ -277,13 +277,13 @@ def _flip_field(rate, y: Point, space: Any) -> Float[Array, "..."]:
     return log_odds * (2 * y - 1) if isinstance(space, Binary) else 0.5 * log_odds * y
 
 
-def _ends(space: AbstractArraySpace) -> tuple[float, float]:
+def _ends(space: AbstractSpace) -> tuple[float, float]:
     if isinstance(space, Ordinal):
         return 0.0, space.num_values - 1.0
     return (-1.0 if isinstance(space, Spin) else 0.0), 1.0
 
 
-def _inside(space: AbstractArraySpace, x: Point) -> Point:
+def _inside(space: AbstractSpace, x: Point) -> Point:
     """x moved off the ends of a `Box` and what lies beyond, by a hundredth of its width."""
     if not isinstance(space, Box):
         return x
