@@ -50,10 +50,10 @@ class Candidate:
 
 
 CANDIDATES = {
-    "nltcs": [Candidate("rbm", 50, l2=l2, steps=5000) for l2 in (0.0, 1e-4)],
+    "nltcs": [Candidate("rbm", 50, rate=0.02, steps=12_000)],
     "plants": [
-        Candidate("rbm", hidden, l2=l2, rate=rate, steps=30_000)
-        for hidden, l2, rate in ((200, 3e-4, 4e-3), (300, 2e-4, 2e-3))
+        Candidate("rbm", 300, l2=l2, rate=3e-3, steps=steps)
+        for l2, steps in ((2e-4, 70_000), (3e-4, 100_000))
     ],
     "mushrooms": [
         Candidate("rbm", 12, groups=True, l2=l2, rate=0.03, steps=6_000) for l2 in (0.0, 1e-4)
