@@ -163,9 +163,9 @@ def _bits(rng: np.random.Generator, share: float, copied: float) -> _Pair:
     return X, Y
 
 
-def _normal_case(num: int, columns: int, change: Callable, **options) -> Callable:
+def _normal_case(num: int, width: int, change: Callable, **options) -> Callable:
     return functools.partial(
-        _normals, num=num, columns=columns, change=functools.partial(change, **options)
+        _normals, num=num, columns=width, change=functools.partial(change, **options)
     )
 
 
