@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from numbers import Integral, Real
 from typing import Any
 
 import equinox as eqx
@@ -9,15 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from energax.energies import Standardised
 from energax.energies._base import AbstractEnergy, batched
+from energax.objectives._base import AbstractObjective
 from energax.spaces import num_rows
 from energax.tasks._base import padded_blocks
 from energax.training import Columns
 
 _BLOCK = 1024
+OF_TRAINING: dict[str, list[Any]] = {  # what may be asked where an energy of one's own is trained
+    "energy": [AbstractEnergy, None],
+    "objective": [AbstractObjective, None],
+    "num_steps": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+}
 _MOST_VALUES = 255  # of a column of categories; rarer ones count as one
 
 
@@ -226,6 +237,24 @@ def _numbers(column: Any, name: Any) -> np.ndarray:
             f"X: column {name!r} held numbers where it was fitted, and now others: "
             f"{next(v for v in held if not isinstance(v, int | float | np.number))!r}"
         ) from None
+
+
+def held_out(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(which of `num` rows are held out for p-values, which are left to fit), at random.
+
+    **Raises:** ValueError if fewer than two are left.
+    """
+    order = np.random.default_rng(seed).permutation(num)
+    out = max(1, round(share * num))
+    if num - out < 2:
+        raise ValueError(f"{num} rows are too few to hold {out} out for p-values: fit more rows")
+    return order[:out], order[out:]
+
+
+def standardised(energy: AbstractEnergy, rows: np.ndarray) -> Standardised:
+    """The energy in the units of rows of numbers, (num, n); a column of one value keeps its own."""
+    sd = rows.std(0)
+    return Standardised(energy, rows.mean(0), np.where(sd > 0, sd, 1.0))
 
 
 def seed_of(random_state: Any) -> int:

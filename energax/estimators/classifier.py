@@ -11,11 +11,16 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from energax import random, spaces, tasks, training
-from energax.energies import Standardised
 from energax.energies._base import AbstractEnergy
-from energax.estimators._base import read_labelled, read_table, seed_of
+from energax.estimators._base import (
+    OF_TRAINING,
+    held_out,
+    read_labelled,
+    read_table,
+    seed_of,
+    standardised,
+)
 from energax.objectives import JointClassifier, PersistentCD
-from energax.objectives._base import AbstractObjective
 from energax.objectives.conditional import Marginal
 from energax.tasks._base import log_density_rows
 
@@ -44,11 +49,7 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "energy": [AbstractEnergy, None],
-        "objective": [AbstractObjective, None],
-        "num_steps": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        **OF_TRAINING,
         "max_components": [Interval(Integral, 1, None, closed="left")],
         "calibration": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
@@ -130,13 +131,7 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
         """
         rows = self._checked(X)
         if self._calibrated is None:
-            order = np.random.default_rng(self._seed).permutation(len(self._rows))
-            num = max(1, round(self.calibration * len(order)))
-            if len(order) - num < 2:
-                raise ValueError(
-                    f"{len(order)} rows are too few to hold {num} out for p-values: fit more rows"
-                )
-            out, kept = order[:num], order[num:]
+            out, kept = held_out(len(self._rows), self.calibration, self._seed)
             fitted = self._model(self._rows[kept], self._labels[kept])
             self._calibrated = fitted, tasks.Calibration.of(fitted.energies(self._rows[out]))
         fitted, calibration = self._calibrated
@@ -156,14 +151,12 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
     def _trained(self, rows, labels):
         assert self.energy is not None
         x, y = _names(self.energy, rows.shape[1], len(self.classes_))
-        sd = rows.std(0)
-        start = Standardised(self.energy, rows.mean(0), np.where(sd > 0, sd, 1.0))
         values = self.energy.space.parts[y].states(jnp.asarray(labels))
         objective = self.objective
         if objective is None:
             objective = JointClassifier(PersistentCD(num_steps=10), target=y)
         result = training.fit(
-            start,
+            standardised(self.energy, rows),
             {x: rows, y: np.asarray(values)},
             objective,
             key=random.key(self._seed),

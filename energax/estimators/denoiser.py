@@ -10,8 +10,8 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from energax import objectives, random, spaces, tasks, training
-from energax.energies import MLP, GradientStepDenoiser, Smoothed, Standardised
-from energax.estimators._base import read_table, seed_of
+from energax.energies import MLP, GradientStepDenoiser, Smoothed
+from energax.estimators._base import read_table, seed_of, standardised
 from energax.tasks.denoise.tweedie import posterior_means
 
 _MOST_PATCHES = 20_000
@@ -92,10 +92,8 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         else:
             rows = read_table(self, X, reset=True, gaps=False)
-            sd = rows.std(0)
             network = MLP(spaces.Real(rows.shape[1:]), _WIDTH, key=random.key(self._seed))
-            start = Standardised(network, rows.mean(0), np.where(sd > 0, sd, 1.0))
-            start = Smoothed(start, self.sigma)
+            start = Smoothed(standardised(network, rows), self.sigma)
         result = training.fit(
             start,
             rows,

@@ -1,6 +1,6 @@
 """How probable is a row of a table?"""
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
@@ -9,10 +9,16 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from energax import random, samplers, tasks, training
-from energax.energies import Standardised
-from energax.energies._base import AbstractEnergy, AbstractNormalised
-from energax.estimators._base import ReadsColumns, as_table, read_columns, read_table, seed_of
-from energax.objectives._base import AbstractObjective
+from energax.energies._base import AbstractNormalised
+from energax.estimators._base import (
+    OF_TRAINING,
+    ReadsColumns,
+    as_table,
+    read_columns,
+    read_table,
+    seed_of,
+    standardised,
+)
 
 
 class EnergyDensity(ReadsColumns, DensityMixin, BaseEstimator):
@@ -35,11 +41,7 @@ class EnergyDensity(ReadsColumns, DensityMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "energy": [AbstractEnergy, None],
-        "objective": [AbstractObjective, None],
-        "num_steps": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        **OF_TRAINING,
         "max_components": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     }
@@ -83,10 +85,8 @@ class EnergyDensity(ReadsColumns, DensityMixin, BaseEstimator):
                 f"energy: expected one on Real(({rows.shape[1]},)), a number a column, got "
                 f"{self.energy.space}"
             )
-        sd = rows.std(0)
-        start = Standardised(self.energy, rows.mean(0), np.where(sd > 0, sd, 1.0))
         result = training.fit(
-            start,
+            standardised(self.energy, rows),
             rows,
             self.objective,
             key=random.key(self._seed),

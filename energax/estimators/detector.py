@@ -11,7 +11,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from energax import random, samplers, tasks
 from energax.energies import Standardised
-from energax.estimators._base import ReadsColumns, as_table, energies_of, read_columns, seed_of
+from energax.estimators._base import (
+    ReadsColumns,
+    as_table,
+    energies_of,
+    held_out,
+    read_columns,
+    seed_of,
+)
 from energax.training import fit_experts
 
 _FAR = 1e30
@@ -135,15 +142,10 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         """(the calibration, E of the rows of X by the energy that did not see its rows)."""
         rows = self._checked(X)
         if self._calibrated is None:
-            order = np.random.default_rng(self._seed).permutation(len(self._rows))
-            num = max(1, round(self.calibration * len(order)))
-            if len(order) - num < 2:
-                raise ValueError(
-                    f"{len(order)} rows are too few to hold {num} out for p-values: fit more rows"
-                )
-            fitted = self._experts(self._rows[order[num:]])
-            held_out = self._energies(fitted, self._rows[order[:num]])
-            self._calibrated = fitted, tasks.Calibration.of(held_out)
+            out, kept = held_out(len(self._rows), self.calibration, self._seed)
+            fitted = self._experts(self._rows[kept])
+            energies = self._energies(fitted, self._rows[out])
+            self._calibrated = fitted, tasks.Calibration.of(energies)
         fitted, calibration = self._calibrated
         return calibration, self._energies(fitted, rows)
 
@@ -151,7 +153,7 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         rows = fitted.mixture.filled(rows)
         z = (rows.numbers - fitted.centre) / fitted.scale
         # E rises without end: a number that float32 does not hold must not become NaN
-        rows = dataclasses.replace(rows, numbers=np.clip(z, -_FAR, _FAR).astype(np.float32))
+        rows = dataclasses.replace(rows, numbers=np.clip(z, -_FAR, _FAR))
         return energies_of(fitted.energy, rows.point)
 
     def __sklearn_tags__(self):
