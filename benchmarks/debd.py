@@ -1,7 +1,8 @@
 """How likely are held-out rows of four binary tables under the best Boltzmann machine for them?
 
-Candidates are trained on `train`, those of exact likelihood stopped by `valid`; the best on `valid`
-is asked once about `test`. Columns of mushrooms and dna are indicators of categories: candidates
+Candidates are trained on `train`, those of exact likelihood stopped by `valid`, and where there are
+several the mixture of all with equal weights is one more; the best on `valid` is asked once about
+`test`. Columns of mushrooms and dna are indicators of categories: candidates
 "of groups" are models of these, and rows with two indicators of a group would have probability 0.
 The data (nltcs, plants, mushrooms, dna) come by `--data DIR` and are named where absent.
 """
@@ -30,7 +31,8 @@ class Candidate:
     """`kind`: "rbm", centred, of `hidden` units, its likelihood exact up to 12 of them or 2^16
     states of a layer, else by persistent chains; or "pairs", all couplings by pseudo-likelihood.
     `groups`: of the groups of columns of which at most one is 1, as categories. `l1`, `l2`: per
-    weight. `rate` falls to 0 over the steps, as a quarter of a cosine wave."""
+    weight. `rate` falls to 0 over the steps, as a quarter of a cosine wave. `seed`: of the first
+    weights, the minibatches and the chains."""
 
     kind: str
     hidden: int = 0
@@ -40,20 +42,22 @@ class Candidate:
     rate: float = 0.01
     steps: int = 10_000
     chain_steps: int = 5
+    seed: int = 0
 
     def __str__(self) -> str:
         what = f"RBM, {self.hidden} hidden" if self.kind == "rbm" else "all pairs"
         what += " of groups" if self.groups else ""
         return what + "".join(
-            f", {name} {value:g}" for name, value in (("L1", self.l1), ("L2", self.l2)) if value
+            f", {name} {value:g}"
+            for name, value in (("L1", self.l1), ("L2", self.l2), ("seed", self.seed))
+            if value
         )
 
 
 CANDIDATES = {
     "nltcs": [Candidate("rbm", 50, rate=0.02, steps=12_000)],
     "plants": [
-        Candidate("rbm", 300, l2=l2, rate=3e-3, steps=steps)
-        for l2, steps in ((2e-4, 70_000), (3e-4, 100_000))
+        Candidate("rbm", 300, l2=2e-4, rate=3e-3, steps=70_000, seed=seed) for seed in (0, 1, 2)
     ],
     "mushrooms": [
         Candidate("rbm", 12, groups=True, l2=l2, rate=0.03, steps=6_000) for l2 in (0.0, 1e-4)
@@ -93,28 +97,36 @@ def _one(name: str, file: str, options: Options, timings, limits, notes) -> None
             settings |= {"steps": min(candidate.steps, 300)} if options.quick else {}
             arguments = {"file": file, "settings": settings, "out": f"{folder}/{i}"}
             one = isolated("benchmarks.debd:train", arguments, options.threads)
+            found.append(one | {"name": str(candidate), "folders": [f"{folder}/{i}"]})
             timings.append(
                 Timing(f"{name}: {candidate}", 0.0, [one["wall"]], [one["cpu"]], one["peak"])
             )
-            line = f"{name}: {candidate}: valid {one['valid']:.3f} ± {one['std_err']:.3f} (log Z)"
-            line += f" after {one['steps']:,} steps" + (f"; {one['why']}" if one["why"] else "")
-            say(line)
-            notes.append(line)
-            found.append(one)
-        usable = [i for i, one in enumerate(found) if one["reliable"]]
+        of_groups = candidates[0].groups
+        if len(candidates) > 1 and len({candidate.groups for candidate in candidates}) == 1:
+            folders = [f"{folder}/{i}" for i in range(len(candidates))]
+            arguments = {"file": file, "part": "valid", "folders": folders, "of_groups": of_groups}
+            one = isolated("benchmarks.debd:score", arguments, options.threads)
+            found.append(one | {"name": f"mixture of these {len(folders)}", "folders": folders})
+        for one in found:
+            line = f"{name}: {one['name']}: valid {one['value']:.3f} ± {one['std_err']:.3f} (log Z)"
+            line += f" after {one['steps']:,} steps" if "steps" in one else ""
+            notes.append(line + (f"; {one['why']}" if one["why"] else ""))
+            say(notes[-1])
+        usable = [one for one in found if one["reliable"]]
         if not usable:
             notes.append(f"{name}: no candidate has a log Z to be trusted: nothing asked of test")
             limits.append((f"{name}: candidates without a trusted log Z", len(found), 0.0))
             return
-        best = max(usable, key=lambda i: found[i]["valid"])
-        of_groups = candidates[best].groups
-        arguments = {"file": file, "out": f"{folder}/{best}", "of_groups": of_groups}
-        test = isolated("benchmarks.debd:test", arguments, options.threads)
+        best = max(usable, key=lambda one: one["value"])
+        arguments = {"file": file, "part": "test", "folders": best["folders"]}
+        test = isolated(
+            "benchmarks.debd:score", arguments | {"of_groups": of_groups}, options.threads
+        )
     minutes = spent()[0] / 60
     published = ", ".join(f"{k} {v:.2f}" for k, v in PUBLISHED[name].items())
     notes.append(
         f"{name}: OURS {test['value']:.3f} [{test['lower']:.3f}, {test['upper']:.3f}] "
-        f"({candidates[best]}; log Z ± {test['log_z_std_err']:.3f}, {test['method']}, "
+        f"({best['name']}; log Z ± {test['std_err']:.3f}, {test['method']}, "
         f"{'reliable' if test['reliable'] else 'UNRELIABLE'}); published: {published}; to reach "
         f"{TO_REACH[name]:g}; {minutes:.1f} minutes for all candidates"
     )
@@ -124,8 +136,6 @@ def _one(name: str, file: str, options: Options, timings, limits, notes) -> None
 
 def train(file: str, settings: dict[str, Any], out: str) -> dict:
     """One candidate, written to the folder `out`, and its likelihood of `valid`."""
-    import energax as ex
-
     candidate = Candidate(**settings)
     groups = groups_of(rows(file, "train")) if candidate.groups else None
     train, valid = (as_categories(rows(file, part), groups) for part in ("train", "valid"))
@@ -139,35 +149,39 @@ def train(file: str, settings: dict[str, Any], out: str) -> dict:
         energy = fit.energy.plain
     wall, cpu = spent()
     dataclasses.replace(fit, energy=energy).save(out)
-    z = ex.log_z(energy, key=ex.random.key(1))
-    score = ex.score_samples(energy, valid, key=ex.random.key(1), log_z=z).mean()
-    return {
-        "wall": wall,
-        "cpu": cpu,
-        "valid": float(score.value),
-        "std_err": float(score.log_z_std_err),
-        "reliable": bool(score.reliable),
-        "steps": fit.num_steps,
-        "why": "; ".join([*fit.reasons, *z.reasons]),
-    }
+    found = _score(energy, valid, seed=1)
+    found["why"] = "; ".join([*fit.reasons, *([found["why"]] if found["why"] else [])])
+    return found | {"wall": wall, "cpu": cpu, "steps": fit.num_steps}
 
 
-def test(file: str, out: str, of_groups: bool) -> dict:
-    """The likelihood of `test` under the model in the folder `out`."""
+def score(file: str, part: str, folders: list[str], of_groups: bool) -> dict:
+    """The likelihood of a part's rows under the model in a folder, or the mixture of several."""
     import energax as ex
 
-    energy = ex.load(out).energy
+    energies = [ex.load(folder).energy for folder in folders]
     groups = groups_of(rows(file, "train")) if of_groups else None
-    held_out = as_categories(rows(file, "test"), groups)
-    z = ex.log_z(energy, key=ex.random.key(2))
-    score = ex.score_samples(energy, held_out, key=ex.random.key(2), log_z=z).mean()
+    asked = as_categories(rows(file, part), groups)
+    seed = 2 if part == "test" else 1  # the choice between candidates was made with other draws
+    if len(energies) == 1:
+        return _score(energies[0], asked, seed)
+    each = [ex.log_z(energy, key=ex.random.key(0)) for energy in energies]
+    return _score(ex.energies.ModelMixture(energies, each), asked, seed)
+
+
+def _score(energy: Any, asked: np.ndarray, seed: int) -> dict:
+    """Mean log-likelihood with its interval."""
+    import energax as ex
+
+    z = ex.log_z(energy, key=ex.random.key(seed))
+    score = ex.score_samples(energy, asked, key=ex.random.key(seed), log_z=z).mean()
     return {
         "value": float(score.value),
         "lower": float(score.lower),
         "upper": float(score.upper),
-        "log_z_std_err": float(score.log_z_std_err),
+        "std_err": float(score.log_z_std_err),
         "reliable": bool(score.reliable),
         "method": z.method,
+        "why": "; ".join(z.reasons),
     }
 
 
@@ -218,7 +232,8 @@ def _rbm(candidate: Candidate, train: np.ndarray, valid: np.ndarray, groups: Any
     import energax as ex
 
     space, num = _space(train, groups), candidate.hidden
-    start = ex.energies.RBM.random(space, num, key=ex.random.key(0), data=train, scale=0.05)
+    key = ex.random.key(candidate.seed)
+    start = ex.energies.RBM.random(space, num, key=key, data=train, scale=0.05)
     exact = num <= 12 or (groups is None and train.shape[1] <= 16)
     objective: Any = ex.objectives.MaximumLikelihood()
     if not exact:
@@ -230,7 +245,7 @@ def _rbm(candidate: Candidate, train: np.ndarray, valid: np.ndarray, groups: Any
         ex.energies.CentredRBM.of(start, train),
         train,
         objective,
-        key=ex.random.key(0),
+        key=key,
         num_steps=candidate.steps,
         batch_size=200 if exact else BATCH,
         optimizer=optax.adam(rate),
