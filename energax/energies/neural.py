@@ -302,6 +302,7 @@ def _as_activation(name: str) -> str:
     return name
 
 
+@eqx.filter_jit
 def _normal(key, shape: tuple[int, ...], fan_in: int) -> Float[Array, "..."]:
     return jax.random.normal(key, shape) / jnp.sqrt(fan_in)
 

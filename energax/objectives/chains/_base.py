@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -42,8 +43,13 @@ def sampler_of(sampler: AbstractSampler | None, energy: AbstractEnergy) -> Abstr
 def some_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
     """`num` random rows, all different where there are enough."""
     rows = num_rows(data)
-    index = jax.random.choice(key, rows, (num,), replace=num > rows)
-    return jax.tree.map(lambda a: jnp.asarray(a)[index], data)
+    return _drawn(jax.tree.map(jnp.asarray, data), num, num > rows, key)
+
+
+@eqx.filter_jit
+def _drawn(data: Point, num: int, replace: bool, key: Key[Array, ""]) -> Point:
+    index = jax.random.choice(key, num_rows(data), (num,), replace=replace)
+    return jax.tree.map(lambda a: a[index], data)
 
 
 def starting_rows(energy: AbstractEnergy, data: Point, num: int, key: Key[Array, ""]) -> Point:
@@ -70,6 +76,14 @@ def starting_rows(energy: AbstractEnergy, data: Point, num: int, key: Key[Array,
     places = (jnp.arange(num) + jax.random.uniform(key_offset)) * (rows / num)
     chosen = order[jnp.minimum(places.astype(int), rows - 1)]
     return jax.tree.map(lambda a: jnp.asarray(a)[chosen], data)
+
+
+@eqx.filter_jit  # by itself each operation of it would be compiled apart
+def first_chains(
+    sampler: AbstractSampler, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]
+) -> tuple[State, Any]:
+    """(State, tuning) of chains that a training begins with."""
+    return sampler.init(energy, x, key=key)
 
 
 def begin(

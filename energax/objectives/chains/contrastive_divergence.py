@@ -25,6 +25,7 @@ from energax.objectives._base import (
 from energax.objectives.chains._base import (
     advance,
     begin,
+    first_chains,
     sampler_of,
     some_rows,
     starting_rows,
@@ -60,7 +61,7 @@ class ContrastiveDivergence(AbstractObjective):
         """(None, the sampler's tuning)."""
         key_rows, key_init = jax.random.split(key)
         rows = starting_rows(energy, data, min(num_rows(data), 100), key_rows)
-        return None, sampler_of(self.sampler, energy).init(energy, rows, key=key_init)[1]
+        return None, first_chains(sampler_of(self.sampler, energy), energy, rows, key=key_init)[1]
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = sampler_of(self.sampler, energy)
@@ -111,7 +112,9 @@ class PersistentCD(AbstractObjective):
         """(None, the chains)."""
         key_rows, key_init = jax.random.split(key)
         rows = starting_rows(energy, data, self.num_chains, key_rows)
-        return None, Chains(*sampler_of(self.sampler, energy).init(energy, rows, key=key_init))
+        return None, Chains(
+            *first_chains(sampler_of(self.sampler, energy), energy, rows, key=key_init)
+        )
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = sampler_of(self.sampler, energy)
@@ -174,7 +177,7 @@ class TemperedPCD(AbstractObjective):
         rows = some_rows(data, self.num_chains, key_rows)
         base = fitted_base(energy.space, data)
         tempering = ParallelTempering(self._inner(energy, base), base, self.num_rungs)
-        state, tuning = tempering.init(energy, rows, key=key_init)
+        state, tuning = first_chains(tempering, energy, rows, key=key_init)
         return None, TemperedChains(state, tuning, jnp.zeros(()))
 
     def __call__(self, energy, params, batch, carry, *, key):
@@ -259,7 +262,7 @@ class MeanFieldPCD(AbstractObjective):
             name: (jax.random.uniform(each, mean.shape, mean.dtype) < mean).astype(mean.dtype)
             for each, (name, mean) in zip(drawn, means.items(), strict=True)
         }
-        return None, Chains(*default_sampler(energy).init(energy, x, key=key_init))
+        return None, Chains(*first_chains(default_sampler(energy), energy, x, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = default_sampler(energy)

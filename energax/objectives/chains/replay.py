@@ -15,7 +15,13 @@ from energax import random
 from energax.energies._base import AbstractEnergy, AbstractNormalised, without_gradient
 from energax.energies.reference import fitted_base
 from energax.objectives._base import AbstractObjective, check_positive, check_whole, flat_f
-from energax.objectives.chains._base import advance, begin, sampler_of, two_phases
+from energax.objectives.chains._base import (
+    advance,
+    begin,
+    first_chains,
+    sampler_of,
+    two_phases,
+)
 from energax.samplers._base import AbstractSampler, is_real
 from energax.spaces import Point
 
@@ -67,7 +73,7 @@ class _AbstractReplay(AbstractObjective):
         base = fitted_base(energy.space, data) if self.base is None else self.base
         points = self._drawn(base, energy, self.size, key_draw)
         some = jax.tree.map(lambda a: a[: self.num_chains], points)
-        tuning = sampler_of(self.sampler, energy).init(energy, some, key=key_init)[1]
+        tuning = first_chains(sampler_of(self.sampler, energy), energy, some, key=key_init)[1]
         return None, Stock(points, tuning, without_gradient(base))
 
     def _moved(
