@@ -1,5 +1,7 @@
 """Fill what is missing in a table."""
 
+import math
+import warnings
 from numbers import Integral
 from typing import ClassVar
 
@@ -8,10 +10,13 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from energax.estimators._base import ReadsColumns, read_columns, seed_of
+from energax.estimators._base import ReadsColumns, held_out, read_columns, seed_of
 from energax.training import fit_mixed_mixture
 
 _DRAWS = 1000
+_MOST_NUMBERS = 4_000_000  # of the draws of some rows at once, 32 MB
+_CALIBRATION = 0.25  # of the rows, that say how far intervals miss
+_CHECKED = 4_000  # values, that are hidden for it where there are as many
 
 
 class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -44,12 +49,13 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
     def fit(self, X, y=None):
         """Fits the mixture to the rows of X, (rows, columns) with NaN at gaps; `y` is ignored."""
         self._validate_params()
-        rows = read_columns(self, X, reset=True)
-        seed = seed_of(self.random_state)
-        self._generator = np.random.default_rng(seed)
-        found = fit_mixed_mixture(rows, max_components=self.max_components, seed=seed)
-        self.energy_ = found.energy(rows.space)
+        self._rows = read_columns(self, X, reset=True)
+        self._seed = seed_of(self.random_state)
+        self._generator = np.random.default_rng(self._seed)
+        found = self._fitted(self._rows)
+        self.energy_ = found.energy(self._rows.space)
         self._mixture = found if self.layout_ is None else found.given_values(self.layout_.seen)
+        self._held_out = None
         return self
 
     def transform(self, X):
@@ -68,11 +74,23 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
     def intervals(self, X, level=0.95):
         """(low, high), each (rows, columns): between them the missing value lies with probability
         `level`; at values that are there both are the value. Of a table with categories the columns
-        of numbers, in their order."""
+        of numbers, in their order.
+
+        Quantiles of p(missing | observed) of a mixture fitted without a quarter of the rows, moved
+        outwards (or inwards) by as many sds of it as make them hold a share `level` of numbers of
+        that quarter, hidden one at a time (split conformal; Romano, Patterson & Candès 2019,
+        theorem 1). Over all gaps of rows like these the share holds whatever their distribution
+        is; of one column or one row it need not. The fit is made when intervals are first asked
+        for; where too few numbers could be hidden for `level`, it warns.
+        """
         if not 0 < level < 1:
             raise ValueError(f"level: expected between 0 and 1, got {level}")
-        draws = np.stack([rows.numbers for rows in self._drawn(self._checked(X), _DRAWS)])
-        return tuple(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0))
+        rows = self._checked(X)
+        mixture, moved = self._checked_by_hidden(level)
+        low, high, sd = _between(mixture, rows, level, self._seed)
+        low, high = low - moved * sd, high + moved * sd
+        middle = (low + high) / 2
+        return np.minimum(low, middle), np.maximum(high, middle)
 
     def probabilities(self, X):
         """What each category may be, {column: (rows, values)}, with the values in
@@ -95,6 +113,32 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         check_is_fitted(self)
         return {} if self.layout_ is None else dict(self.layout_.values)
 
+    def _fitted(self, rows):
+        return fit_mixed_mixture(rows, max_components=self.max_components, seed=self._seed)
+
+    def _checked_by_hidden(self, level):
+        """(a mixture fitted without the rows held out, by how many sds its quantiles are moved
+        outwards so that they hold)."""
+        if self._held_out is None:
+            out, kept = held_out(len(self._rows), _CALIBRATION, self._seed)
+            self._held_out = (
+                self._fitted(self._rows[kept]),
+                _one_hidden(self._rows[out], self._seed),
+            )
+        mixture, (asked, column, true) = self._held_out
+        each = np.arange(len(asked)), column
+        low, high, sd = (a[each] for a in _between(mixture, asked, level, self._seed))
+        beyond = np.sort((np.maximum(low - true, true - high) / sd)[sd > 0])
+        place = math.ceil((len(beyond) + 1) * level)
+        if place > len(beyond):
+            warnings.warn(
+                f"intervals: {len(beyond)} values could be hidden to check them, too few for "
+                f"level={level:g}: it wants {math.ceil(level / (1 - level))}; they may be too "
+                "narrow, fit more rows or ask for a lower level",
+                stacklevel=3,
+            )
+        return mixture, float(beyond[min(place, len(beyond)) - 1]) if len(beyond) else 0.0
+
     def _checked(self, X):
         check_is_fitted(self)
         return read_columns(self, X, reset=False)
@@ -109,3 +153,32 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+
+def _one_hidden(rows, seed):
+    """(rows with one number more missing, which column (rows,), what stood there (rows,)).
+
+    Numbers that are there, at random; a row comes once for each. So what is missing beside one is
+    missing as often as beside the gaps of the table.
+    """
+    row, column = np.nonzero(~np.isnan(rows.numbers))
+    chosen = np.random.default_rng(seed).permutation(len(row))[:_CHECKED]
+    row, column = row[chosen], column[chosen]
+    asked, true = rows[row], rows.numbers[row, column]
+    asked.numbers[np.arange(len(row)), column] = np.nan
+    return asked, column, true
+
+
+def _between(mixture, rows, level, seed):
+    """(low, high) quantiles of p(missing | what is there) and its sd, each (rows, n); at numbers
+    that are there they are these, and 0."""
+    low, high, sd = rows.numbers.copy(), rows.numbers.copy(), np.zeros_like(rows.numbers)
+    gaps = np.flatnonzero(np.isnan(rows.numbers).any(1))
+    rng = np.random.default_rng(seed)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    num_parts = 1 + len(gaps) * rows.width * _DRAWS // _MOST_NUMBERS
+    for part in np.array_split(gaps, num_parts) if len(gaps) else ():
+        draws = np.stack([each.numbers for each in mixture.drawn(rows[part], _DRAWS, rng)])
+        low[part], high[part] = np.quantile(draws, ends, axis=0)
+        sd[part] = np.where(np.isnan(rows.numbers[part]), draws.std(0), 0.0)
+    return low, high, sd

@@ -1,5 +1,7 @@
 """Estimators of tables: citizens of scikit-learn, with p-values and fillings that hold."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,6 +196,30 @@ def test_filled_values_are_conditional_means_and_intervals_hold():
     inside = (low <= rows) & (rows <= high)
     assert inside[gone].mean() == pytest.approx(0.9, abs=0.03)
     assert inside[~gone].all()
+    np.testing.assert_array_equal(low[~gone], rows[~gone])
+
+
+def test_intervals_hold_where_the_mixture_is_wrong():
+    """Heavy tails and few rows: of the mixture's own quantiles too few values lie between."""
+    rng = np.random.default_rng(11)
+    rows = rng.standard_t(2.5, (700, 3)) @ rng.normal(size=(3, 8)) + rng.exponential(1, (700, 8))
+    gone = rng.random(rows.shape) < 0.2
+    imputer = EnergyImputer(random_state=0).fit(np.where(gone, np.nan, rows)[:600])
+    holes, gone, true = np.where(gone, np.nan, rows)[500:], gone[500:], rows[500:]
+    for level in (0.5, 0.8, 0.95):
+        low, high = imputer.intervals(holes, level)
+        assert ((low <= true) & (true <= high))[gone].mean() == pytest.approx(level, abs=0.09)
+    again = imputer.intervals(holes, 0.95)
+    np.testing.assert_array_equal(again, (low, high))
+
+
+def test_intervals_say_that_too_few_values_were_there_to_check_them():
+    imputer = EnergyImputer(random_state=0).fit(correlated(40))
+    with pytest.warns(UserWarning, match="too few for level=0.99: it wants 99"):
+        imputer.intervals(np.full((1, 4), np.nan), 0.99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        imputer.intervals(np.full((1, 4), np.nan), 0.9)
 
 
 def test_draws_differ_and_have_the_spread_that_means_lack():

@@ -10,11 +10,11 @@ from energax.energies._base import AbstractNormalised
 from energax.energies.choose import k_means
 from energax.spaces import Categorical, Real, Record
 from energax.training.experts._base.normals import (
+    Gaps,
     NormalMixture,
-    Patterns,
     chosen_of,
+    gaps_of,
     log_sum,
-    patterns_of,
     shares_of,
 )
 
@@ -128,16 +128,16 @@ class MixedMixture:
 
     def log_prob(self, rows: Columns) -> np.ndarray:
         """log p of what is there of each row, (num,); what is missing is summed out."""
-        return log_sum(self.joint(rows, patterns_of(rows.numbers)))
+        return log_sum(self.joint(rows, gaps_of(rows.numbers)))
 
     def filled(self, rows: Columns) -> Columns:
         """Rows with missing numbers replaced by their means, missing categories by their most
         probable values, given what is there."""
         if not rows.missing:
             return rows
-        patterns = patterns_of(rows.numbers)
-        shares = shares_of(self.joint(rows, patterns))
-        numbers = self.normals.filled_by(rows.numbers, patterns, shares)
+        gaps = gaps_of(rows.numbers)
+        shares = shares_of(self.joint(rows, gaps))
+        numbers = self.normals.filled_by(rows.numbers, gaps, shares)
         return dataclasses.replace(
             rows,
             numbers=np.where(np.isnan(rows.numbers), numbers, rows.numbers),
@@ -146,7 +146,7 @@ class MixedMixture:
 
     def value_shares(self, rows: Columns) -> np.ndarray:
         """p(value | what is there) of every category, (num, c, values); 1 for one that is there."""
-        return self._value_shares(rows, shares_of(self.joint(rows, patterns_of(rows.numbers))))
+        return self._value_shares(rows, shares_of(self.joint(rows, gaps_of(rows.numbers))))
 
     def _value_shares(self, rows: Columns, shares: np.ndarray) -> np.ndarray:
         """`value_shares`, given p(component | what is there), (num, components)."""
@@ -156,9 +156,9 @@ class MixedMixture:
 
     def drawn(self, rows: Columns, num: int, rng: np.random.Generator) -> list[Columns]:
         """`num` times the rows, with what is missing drawn from p(missing | what is there)."""
-        patterns = patterns_of(rows.numbers)
-        chosen = chosen_of(shares_of(self.joint(rows, patterns)), num, rng)
-        numbers = self.normals.drawn_from(rows.numbers, patterns, chosen, rng)
+        gaps = gaps_of(rows.numbers)
+        chosen = chosen_of(shares_of(self.joint(rows, gaps)), num, rng)
+        numbers = self.normals.drawn_from(rows.numbers, gaps, chosen, rng)
         above = np.cumsum(self.shares, axis=-1)
         out = []
         for each, which in zip(numbers, chosen, strict=True):
@@ -168,9 +168,9 @@ class MixedMixture:
             out.append(dataclasses.replace(rows, numbers=each, categories=values))
         return out
 
-    def joint(self, rows: Columns, patterns: "Patterns") -> np.ndarray:
+    def joint(self, rows: Columns, gaps: "Gaps") -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
-        out = self.normals.joint(rows.numbers, patterns)
+        out = self.normals.joint(rows.numbers, gaps)
         log_shares = _log(self.shares)
         for j, codes in enumerate(rows.categories.T):
             each = log_shares[:, j, codes].T
@@ -180,19 +180,19 @@ class MixedMixture:
     def stepped(
         self,
         rows: Columns,
-        patterns: "Patterns",
+        gaps: "Gaps",
         joint: np.ndarray,
         prior: "MixedPrior",
         strength: float,
     ) -> "MixedMixture":
-        """One step of EM, given `joint(rows, patterns)`; every share is drawn towards the prior's
+        """One step of EM, given `joint(rows, gaps)`; every share is drawn towards the prior's
         as by its rows (a Dirichlet prior)."""
-        normals = self.normals.stepped(rows.numbers, patterns, joint, prior.covariance, strength)
+        normals = self.normals.stepped(rows.numbers, gaps, joint, prior.covariance, strength)
         return MixedMixture(normals, self._counted(rows, shares_of(joint), prior))
 
     def recounted(self, rows: Columns, prior: "MixedPrior") -> "MixedMixture":
         """The same components with the shares of categories that these rows have in them."""
-        weights = shares_of(self.joint(rows, patterns_of(rows.numbers)))
+        weights = shares_of(self.joint(rows, gaps_of(rows.numbers)))
         return MixedMixture(self.normals, self._counted(rows, weights, prior))
 
     def _counted(self, rows: Columns, weights: np.ndarray, prior: "MixedPrior") -> np.ndarray:
@@ -276,13 +276,13 @@ def fitted_by_em(
     rows, which keeps it positive definite (the mode under an inverse Wishart prior, Fraley &
     Raftery 2007, section 3), and the shares of categories.
     """
-    found, before, patterns = start, -np.inf, patterns_of(rows.numbers)
+    found, before, gaps = start, -np.inf, gaps_of(rows.numbers)
     for _ in range(most):
-        joint = found.joint(rows, patterns)
+        joint = found.joint(rows, gaps)
         now = float(log_sum(joint).mean())
         if now - before < tolerance:
             break
-        before, found = now, found.stepped(rows, patterns, joint, prior, strength)
+        before, found = now, found.stepped(rows, gaps, joint, prior, strength)
     return found
 
 

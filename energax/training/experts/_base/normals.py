@@ -13,6 +13,7 @@ from energax.spaces import Real
 _LOG_2PI = math.log(2 * math.pi)
 _LARGEST = 1e140
 _LEAST = 1e-8  # share of a component that lost its rows
+_MOST_NUMBERS = 4_000_000  # of the covariances of a group's gaps, 32 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class NormalMixture:
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """log p of what is there of each row, (num,); entries that are NaN are summed out."""
-        return log_sum(self.joint(rows, patterns_of(rows)))
+        return log_sum(self.joint(rows, gaps_of(rows)))
 
     def moved(self, centre: np.ndarray, scale: np.ndarray) -> "NormalMixture":
         """The distribution of scale · x + centre."""
@@ -52,124 +53,160 @@ class NormalMixture:
         held against one another; of several it leaves out which component what is missing tells.
         Of a row without gaps it is −log p(x).
         """
-        patterns = patterns_of(rows)
-        joint = self.joint(rows, patterns)
+        gaps = gaps_of(rows)
+        joint = self.joint(rows, gaps)
         left = np.zeros_like(joint)
-        for gone, own in patterns:
-            if gone.any():
-                here = np.ix_(~gone, ~gone)
-                both = [_log_det(c) - _log_det(c[here]) for c in self.covariance]
-                left[own] = 0.5 * (np.array(both) + gone.sum() * (1 + _LOG_2PI))
+        for k in range(len(self.mean)):
+            for group, given in self._conditionals(k, rows, gaps):
+                entropy = group.num_gone * (1 + _LOG_2PI) - given.log_det[group.which]
+                left[group.own, k] = 0.5 * entropy
         return (shares_of(joint) * left).sum(1) - log_sum(joint)
 
     def responsibilities(self, rows: np.ndarray) -> np.ndarray:
         """p(component | what is there) of each row, (num, components)."""
-        return shares_of(self.joint(rows, patterns_of(rows)))
+        return shares_of(self.joint(rows, gaps_of(rows)))
 
     def filled(self, rows: np.ndarray) -> np.ndarray:
         """Rows with NaN replaced by E[x | what is there]."""
         if not np.isnan(rows).any():
             return rows
-        patterns = patterns_of(rows)
-        return self.filled_by(rows, patterns, shares_of(self.joint(rows, patterns)))
+        gaps = gaps_of(rows)
+        return self.filled_by(rows, gaps, shares_of(self.joint(rows, gaps)))
 
-    def filled_by(self, rows: np.ndarray, patterns: "Patterns", shares: np.ndarray) -> np.ndarray:
+    def filled_by(self, rows: np.ndarray, gaps: "Gaps", shares: np.ndarray) -> np.ndarray:
         """`filled`, given p(component | what is there), (num, components)."""
         out = np.zeros_like(rows)
         for k in range(len(self.mean)):
-            out += shares[:, k, None] * self._expected(k, rows, patterns)
+            for group, given in self._conditionals(k, rows, gaps):
+                out[group.own] += shares[group.own, k, None] * given.expected
         return np.where(np.isnan(rows), out, rows)
 
     def drawn(self, rows: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
         """`num` times the rows with NaN replaced by draws from p(missing | what is there),
         (num, rows, n), exact: a component by its share, then its normal given what is there."""
-        patterns = patterns_of(rows)
-        shares = shares_of(self.joint(rows, patterns))
-        return self.drawn_from(rows, patterns, chosen_of(shares, num, rng), rng)
+        gaps = gaps_of(rows)
+        shares = shares_of(self.joint(rows, gaps))
+        return self.drawn_from(rows, gaps, chosen_of(shares, num, rng), rng)
 
     def drawn_from(
-        self, rows: np.ndarray, patterns: "Patterns", chosen: np.ndarray, rng: np.random.Generator
+        self, rows: np.ndarray, gaps: "Gaps", chosen: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
         """`drawn`, given the component of each row of each table, (num, rows)."""
         out = np.repeat(rows[None], len(chosen), axis=0)
         for k in range(len(self.mean)):
-            expected = self._expected(k, rows, patterns)
-            for gone, own in patterns:
-                away = np.flatnonzero(gone)
-                at, row = np.nonzero(chosen[:, own] == k)
-                if not len(away) or not len(at):
+            for group, given in self._conditionals(k, rows, gaps):
+                at, row = np.nonzero(chosen[:, group.own] == k)
+                if not group.num_gone or not len(at):
                     continue
-                covariance = self._left_over(k, gone)[np.ix_(away, away)]
-                spread = rng.normal(size=(len(at), len(away))) @ np.linalg.cholesky(covariance).T
-                place = (at[:, None], own[row][:, None], away)
-                out[place] = expected[own[row][:, None], away] + spread
+                away, factor = group.away[group.which[row]], np.linalg.cholesky(given.left)
+                noise = rng.normal(size=away.shape)
+                spread = np.einsum("rij,rj->ri", factor[group.which[row]], noise)
+                expected = np.take_along_axis(given.expected[row], away, 1)
+                out[at[:, None], group.own[row][:, None], away] = expected + spread
         return out
 
     def improved(self, rows: np.ndarray, prior: np.ndarray, strength: float) -> "NormalMixture":
         """One step of EM (Bishop 2006, eq. 9.24 to 9.26; with gaps Ghahramani & Jordan 1994,
         section 3), every covariance drawn towards `prior` as by `strength` rows."""
-        patterns = patterns_of(rows)
-        return self.stepped(rows, patterns, self.joint(rows, patterns), prior, strength)
+        gaps = gaps_of(rows)
+        return self.stepped(rows, gaps, self.joint(rows, gaps), prior, strength)
 
     def stepped(
         self,
         rows: np.ndarray,
-        patterns: "Patterns",
+        gaps: "Gaps",
         joint: np.ndarray,
         prior: np.ndarray,
         strength: float,
     ) -> "NormalMixture":
-        """`improved`, given `joint(rows, patterns)`."""
+        """`improved`, given `joint(rows, gaps)`."""
         shares = shares_of(joint)
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
         for k in range(len(self.mean)):
-            values, weight = self._expected(k, rows, patterns), shares[:, k]
+            values, weight, left = np.empty_like(rows), shares[:, k], np.zeros_like(covariance[k])
+            for group, given in self._conditionals(k, rows, gaps):
+                values[group.own] = given.expected
+                often = np.bincount(group.which, weight[group.own], len(group.away))
+                place = (group.away[:, :, None], group.away[:, None, :])
+                np.add.at(left, place, often[:, None, None] * given.left)
             mean[k] = (weight @ values + _LEAST * len(rows) * self.mean[k]) / total[k]
             centred = (values - mean[k]) * np.sqrt(weight)[:, None]
-            scatter = centred.T @ centred
-            for gone, own in patterns:
-                scatter += weight[own].sum() * self._left_over(k, gone)
+            scatter = centred.T @ centred + left
             covariance[k] = (scatter + strength * prior) / (total[k] + strength)
         return NormalMixture(np.log(total / total.sum()), mean, covariance)
 
-    def joint(self, rows: np.ndarray, patterns: "Patterns") -> np.ndarray:
+    def joint(self, rows: np.ndarray, gaps: "Gaps") -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
         rows = np.clip(rows, -_LARGEST, _LARGEST)  # their squares are numbers still
         out = np.empty((len(rows), len(self.mean)))
         for k, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
-            for gone, own in patterns:
-                here = np.flatnonzero(~gone)
-                factor = np.linalg.cholesky(covariance[np.ix_(here, here)])
-                white = np.linalg.solve(factor, (rows[np.ix_(own, here)] - mean[here]).T)
-                half_log_det = np.log(np.diagonal(factor)).sum() + 0.5 * len(here) * _LOG_2PI
-                out[own, k] = -0.5 * (white**2).sum(0) - half_log_det
+            factor = np.linalg.cholesky(covariance)
+            log_det = 2 * np.log(np.diagonal(factor)).sum()
+            for group, given in self._conditionals(k, rows, gaps):
+                # Of all values of what is missing the expected ones make the distance smallest:
+                # it is that of what is there.
+                white = np.linalg.solve(factor, (given.expected - mean).T)
+                num_there = len(mean) - group.num_gone
+                log_dets = num_there * _LOG_2PI + log_det + given.log_det[group.which]
+                out[group.own, k] = -0.5 * ((white**2).sum(0) + log_dets)
         return out + self.log_weights
 
-    def _expected(self, k: int, rows: np.ndarray, patterns: "Patterns") -> np.ndarray:
-        """Rows with NaN replaced by E[x | what is there, component k]."""
+    def _conditionals(self, k: int, rows: np.ndarray, gaps: "Gaps"):
+        """Each group of rows with what component k says of its gaps."""
         mean, covariance = self.mean[k], self.covariance[k]
-        out = rows.copy()
-        for gone, own in patterns:
-            here, away = np.flatnonzero(~gone), np.flatnonzero(gone)
-            if len(away):
-                slope = _slope(covariance, here, away)
-                centred = rows[np.ix_(own, here)] - mean[here]
-                out[np.ix_(own, away)] = mean[away] + centred @ slope
-        return out
-
-    def _left_over(self, k: int, gone: np.ndarray) -> np.ndarray:
-        """Cov[x | what is there, component k], (n, n), 0 where x is there."""
-        covariance, out = self.covariance[k], np.zeros_like(self.covariance[k])
-        here, away = np.flatnonzero(~gone), np.flatnonzero(gone)
-        if len(away):
-            among = covariance[np.ix_(away, away)]
-            slope = _slope(covariance, here, away)
-            out[np.ix_(away, away)] = among - slope.T @ covariance[np.ix_(here, away)]
-        return out
+        sd = np.sqrt(np.diagonal(covariance))
+        precision = np.linalg.inv(covariance / np.outer(sd, sd)) / np.outer(sd, sd)
+        for group in gaps:
+            away = group.away
+            block = precision[away[:, :, None], away[:, None, :]]
+            left = np.linalg.inv(block)
+            expected = rows[group.own]
+            if group.num_gone:
+                own = away[group.which]
+                np.put_along_axis(expected, own, mean[own], 1)
+                slope = np.take_along_axis((expected - mean) @ precision, own, 1)
+                shift = np.einsum("rij,rj->ri", left[group.which], slope)
+                np.put_along_axis(expected, own, mean[own] - shift, 1)
+            yield group, Conditional(expected, left)
 
 
-Patterns = list[tuple[np.ndarray, np.ndarray]]
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Rows with as many gaps each.
+
+    `own` (rows,): which these are; `away` (kinds, gaps): the columns that are missing together;
+    `which` (rows,): the kind of each row.
+    """
+
+    own: np.ndarray
+    away: np.ndarray
+    which: np.ndarray
+
+    @property
+    def num_gone(self) -> int:
+        """Gaps of a row."""
+        return self.away.shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditional:
+    """What one normal says of the gaps of a group, given what is there; P is its precision.
+
+    `expected` (rows, n): the rows with E[x_m | x_o] in the gaps; `left` (kinds, gaps, gaps):
+    Cov[x_m | x_o] = P_mm⁻¹.
+    """
+
+    expected: np.ndarray
+    left: np.ndarray
+
+    @property
+    def log_det(self) -> np.ndarray:
+        """log det C_oo − log det C = log det P_mm, (kinds,)."""
+        return -np.linalg.slogdet(self.left)[1]
+
+
+Gaps = list[Group]
 
 
 def chosen_of(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
@@ -178,15 +215,22 @@ def chosen_of(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndar
     return (rng.random((num, len(shares), 1)) > above[:, :-1]).sum(-1)
 
 
-def patterns_of(rows: np.ndarray) -> Patterns:
-    """[(which columns are NaN (n,), the rows with just these gaps)]."""
+def gaps_of(rows: np.ndarray) -> Gaps:
+    """The rows in groups, none of them of more than some memory."""
     gone = np.isnan(rows)
     if not gone.any():
-        return [(gone[0], np.arange(len(rows)))]
+        return [Group(np.arange(len(rows)), np.zeros((1, 0), int), np.zeros(len(rows), int))]
     kinds, which = np.unique(gone, axis=0, return_inverse=True)
-    order = np.argsort(which.reshape(-1), kind="stable")
-    ends = np.cumsum(np.bincount(which.reshape(-1)))
-    return list(zip(kinds, np.split(order, ends[:-1]), strict=True))
+    order = np.argsort(which.reshape(-1), kind="stable")  # rows of a kind beside one another
+    num_gone = kinds.sum(1)
+    groups = []
+    for num in np.unique(num_gone):
+        rows_of = order[num_gone[which.reshape(-1)[order]] == num]
+        for part in np.array_split(rows_of, 1 + len(rows_of) * num**2 // _MOST_NUMBERS):
+            own_kinds, own_which = np.unique(which.reshape(-1)[part], return_inverse=True)
+            away = np.nonzero(kinds[own_kinds])[1].reshape(len(own_kinds), num)
+            groups.append(Group(part, away, own_which))
+    return groups
 
 
 def shares_of(joint: np.ndarray) -> np.ndarray:
@@ -205,12 +249,3 @@ def standard(rows: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarra
         centre, scale = np.nanmean(rows, 0), np.nanstd(rows, 0)
     scale = np.maximum(np.nan_to_num(scale), floor)
     return np.nan_to_num(centre), np.where(scale > 0, scale, 1.0)
-
-
-def _slope(covariance: np.ndarray, here: np.ndarray, away: np.ndarray) -> np.ndarray:
-    """C_oo⁻¹ C_om: what columns that are there tell of those that are not, linearly."""
-    return np.linalg.solve(covariance[np.ix_(here, here)], covariance[np.ix_(here, away)])
-
-
-def _log_det(covariance: np.ndarray) -> float:
-    return 2 * float(np.log(np.diagonal(np.linalg.cholesky(covariance))).sum())
