@@ -390,7 +390,15 @@ class Job:
             return at_the_end < ESS_NEEDED * _SLACK
         kept, half = history.since(0), history.since(0).until(history.num_kept // 2)
         now = quick_rhat(kept, self.num_superchains) - 1
-        return now > 0.01 and now > 0.75 * (quick_rhat(half, self.num_superchains) - 1)
+        trapped = now > 0.75 * (quick_rhat(half, self.num_superchains) - 1)
+        at_the_end = now * self.num_evaluations / self.max_evaluations
+        return now > 0.01 and (trapped or at_the_end * _SLACK > self._rhat_limit - 1)
+
+    @property
+    def _rhat_limit(self) -> float:
+        return rhat_limit(
+            self.point_size + 1, self.num_chains, num_superchains=self.num_superchains
+        )
 
     def _judge(self, history: History, enough: int, last: bool) -> Assessment | None:
         """Diagnostics of all that was kept, or of its last half where only that passes.
@@ -398,9 +406,7 @@ class Job:
         None where a look at a part shows that neither passes, and more steps are to come.
         """
         whole: Assessment | None = None
-        limit = rhat_limit(
-            self.point_size + 1, self.num_chains, num_superchains=self.num_superchains
-        )
+        limit = self._rhat_limit
         for first in (0, history.num_kept // 2):
             kept = history.since(first)
             if first and len(kept.log_density) < enough:
