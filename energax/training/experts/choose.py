@@ -26,6 +26,7 @@ _FIRST, _ROUNDS = 0.65, 3  # share of the rows kept at first, and how often they
 _BEYOND = 3.0  # distances from the median to the lowest tenth, above which a row is left out
 _REFINED = 2  # times, with the last cut
 _EM_ROUNDS = 10
+_ROUGHLY = 1e-3  # nats a round, below which EM ends where mixtures are only compared
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
 _MOST_ROWS = 20_000  # that the experts are fitted to
 _GRID = 200
@@ -85,7 +86,8 @@ def fit_mixed_mixture(
     best, count, found = -np.inf, 1, (1, 1.0)
 
     def fitted(rows: Columns, count: int, trust: float) -> MixedMixture:
-        options = {"tolerance": tolerance, "rounds": 100, "trust": trust}
+        close = tolerance if rows is z else max(tolerance, _ROUGHLY)
+        options = {"tolerance": close, "rounds": 100, "trust": trust}
         return fit_components(rows, count, rng, z.shares(), **options)
 
     while len(aside) and count <= max_components and len(train) >= count * 2 * z.width:
