@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from energax import random
 from energax.energies._base import AbstractEnergy, AbstractNormalised, Frozen, frozen
-from energax.spaces import AbstractArraySpace, AbstractSpace, Categorical, Record
+from energax.spaces import AbstractSpace, Categorical, Record
 
 
 class Mixture(AbstractNormalised):
@@ -87,11 +87,11 @@ class LabelledMixture(AbstractNormalised):
 
     E(x, y) = −log w_y − log p_y(x) on Record(x=…, y=Categorical((), components)), log Z = 0 (Bishop
     2006, eq. 9.10 and 9.11): a generative classifier, whose p(y | x) `classify` gives. `mixture` is
-    p(x) = Σ_y p(x, y).
+    p(x) = Σ_y p(x, y). Where components live on a record its parts stand beside y.
 
     **Arguments:** `components`, at least two, and `weights`: as of `Mixture`; y = 0 is the first.
 
-    **Raises:** as `Mixture`; TypeError where components live on a record, ValueError for one alone.
+    **Raises:** as `Mixture`; ValueError for one component alone, or a record with a part "y".
     """
 
     mixture: Mixture
@@ -101,16 +101,24 @@ class LabelledMixture(AbstractNormalised):
         self.mixture = Mixture(components, weights)
         if len(components) < 2:
             raise ValueError("LabelledMixture: expected at least two components, got one")
-        if not isinstance(self.mixture.space, AbstractArraySpace):
-            raise TypeError(f"LabelledMixture: x may not be a record, got {self.mixture.space}")
+        if "y" in self._parts:
+            raise ValueError('LabelledMixture: "y" is the component, and a part of the record too')
         self.places = tuple(int(i) for i in np.argsort(np.concatenate(_kinds(components))))
 
     @property
+    def _parts(self) -> dict[str, AbstractSpace]:
+        """Of x."""
+        space = self.mixture.space
+        return dict(space.parts) if isinstance(space, Record) else {"x": space}
+
+    @property
     def space(self):  # type: ignore[override]
-        return Record(x=self.mixture.space, y=Categorical((), len(self.places)))
+        return Record(**self._parts, y=Categorical((), len(self.places)))
 
     def __call__(self, point):
-        each = self.mixture.component_log_probs(point["x"])
+        is_record = isinstance(self.mixture.space, Record)
+        x = {name: point[name] for name in self._parts} if is_record else point["x"]
+        each = self.mixture.component_log_probs(x)
         return -each[jnp.asarray(self.places)[point["y"]]]
 
     @property
@@ -120,7 +128,8 @@ class LabelledMixture(AbstractNormalised):
     def draw(self, num: int, *, key: Key[Array, ""]):
         which, x = self.mixture.draw_labelled(num, key=key)
         labels = jnp.argsort(jnp.asarray(self.places)).astype(jnp.int32)
-        return {"x": x, "y": labels[which]}
+        parts = x if isinstance(self.mixture.space, Record) else {"x": x}
+        return {**parts, "y": labels[which]}
 
 
 class ModelMixture(AbstractEnergy):

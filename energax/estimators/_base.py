@@ -9,10 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from energax.energies import Standardised
 from energax.energies._base import AbstractEnergy, batched
@@ -44,15 +44,24 @@ def read_table(estimator: Any, X: Any, *, reset: bool, gaps: bool = True) -> np.
     return _whole(validate_data(estimator, X, reset=reset, **_asked(reset, gaps)), reset)
 
 
-def read_labelled(estimator: Any, X: Any, y: Any, *, gaps: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(`read_table` of rows to fit, the class of each as it came, (rows,)).
+def read_labelled(estimator: Any, X: Any, y: Any, *, gaps: bool) -> tuple[Columns, np.ndarray]:
+    """(`read_columns` of rows to fit, the class of each as it came, (rows,)); without `gaps`, which
+    an energy of one's own does not take, numbers only.
 
-    **Raises:** as `read_table`, and ValueError for classes that are missing, continuous numbers, or
-    not as many as the rows.
+    **Raises:** as `read_columns`, and ValueError for classes that are missing, continuous numbers,
+    or not as many as the rows.
     """
-    rows, y = validate_data(estimator, X, y, reset=True, **_asked(True, gaps))
+    estimator.layout_ = _layout(X) if gaps else None
+    if estimator.layout_ is None:
+        rows, y = validate_data(estimator, X, y, reset=True, **_asked(True, gaps))
+        rows = Columns.of_numbers(_whole(rows, True))
+    else:
+        rows = read_columns(estimator, X, reset=True)
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_consistent_length(X, y)
     check_classification_targets(y)
-    return _whole(rows, True), y
+    return rows, y
 
 
 def _asked(reset: bool, gaps: bool) -> dict[str, Any]:

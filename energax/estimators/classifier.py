@@ -14,7 +14,9 @@ from energax import random, spaces, tasks, training
 from energax.energies._base import AbstractEnergy
 from energax.estimators._base import (
     OF_TRAINING,
+    ReadsColumns,
     held_out,
+    read_columns,
     read_labelled,
     read_table,
     seed_of,
@@ -23,15 +25,17 @@ from energax.estimators._base import (
 from energax.objectives import JointClassifier, PersistentCD
 from energax.objectives.conditional import Marginal
 from energax.tasks._base import log_density_rows
+from energax.training import Columns
 
 
-class EnergyClassifier(ClassifierMixin, BaseEstimator):
+class EnergyClassifier(ReadsColumns, ClassifierMixin, BaseEstimator):
     """Classes of rows by a joint energy of columns and class, which also tells unusual rows.
 
     By default p(x, y) = p(y) p(x | y), each p(x | y) a mixture of normals whose covariances are
     drawn towards what the classes share (`energax.training.fit_class_mixtures`). log Z is exact;
-    rows may have missing values, which are summed out. p(y | x) is calibrated on rows held out:
-    (1 − noise) p(x, y)^beta / Σ_y' p(x, y')^beta + noise · p(y).
+    rows may have missing values, which are summed out. Columns of a data frame that hold words,
+    categories or booleans are categories, of which each component has shares of its own. p(y | x)
+    is calibrated on rows held out: (1 − noise) p(x, y)^beta / Σ_y' p(x, y')^beta + noise · p(y).
 
     With `energy=` that energy is trained on the standardised columns by `energax.fit`, by JEM
     (Grathwohl et al. 2020) unless `objective=` is another; p(y | x) is its own, and log Z is
@@ -127,7 +131,7 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
         p = (1 + number of held-out rows as unusual) / (n + 1), ties broken at random, of an energy
         fitted without the held-out rows (made when first asked for). `smallest_p_` is the smallest
         that so many rows can give. Unusual is a low p(x), of a row with gaps a high mean energy of
-        what the gaps may hold (`NormalMixture.expected_energy`).
+        what the gaps may hold (`MixedMixture.expected_energy`).
         """
         rows = self._checked(X)
         if self._calibrated is None:
@@ -145,8 +149,8 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
             mixtures = training.fit_class_mixtures(
                 rows, labels, max_components=self.max_components, seed=self._seed
             )
-            return _Mixtures(mixtures)
-        return self._trained(rows, labels)
+            return _Mixtures(mixtures, rows.space)
+        return self._trained(rows.numbers, labels)
 
     def _trained(self, rows, labels):
         assert self.energy is not None
@@ -168,7 +172,9 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
 
     def _checked(self, X):
         check_is_fitted(self)
-        return read_table(self, X, reset=False, gaps=self.energy is None)
+        if self.energy is None:
+            return read_columns(self, X, reset=False)
+        return Columns.of_numbers(read_table(self, X, reset=False, gaps=False))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -177,24 +183,25 @@ class EnergyClassifier(ClassifierMixin, BaseEstimator):
 
 
 class _Mixtures:
-    """Mixtures of normals, one a class."""
+    """Mixtures, one a class, of rows on `space`."""
 
     verdict = True, ()
 
-    def __init__(self, mixtures: training.ClassMixtures):
+    def __init__(self, mixtures: training.ClassMixtures, space: Any):
         self.mixtures, self.marginal = mixtures, mixtures.marginal()
+        self.space = space
 
     @property
     def energy(self) -> AbstractEnergy:
-        return self.mixtures.energy()
+        return self.mixtures.energy(self.space)
 
-    def log_posterior(self, rows: np.ndarray) -> np.ndarray:
+    def log_posterior(self, rows: Columns) -> np.ndarray:
         return self.mixtures.log_posterior(rows)
 
-    def energies(self, rows: np.ndarray) -> np.ndarray:
+    def energies(self, rows: Columns) -> np.ndarray:
         return self.marginal.expected_energy(rows)
 
-    def log_prob(self, rows: np.ndarray, key: Any, log_z: Any) -> tuple[np.ndarray, None]:
+    def log_prob(self, rows: Columns, key: Any, log_z: Any) -> tuple[np.ndarray, None]:
         return self.marginal.log_prob(rows), None
 
 
@@ -211,15 +218,15 @@ class _Trained:
     def _marginal(self) -> AbstractEnergy:
         return Marginal(self.energy, self.y)
 
-    def log_posterior(self, rows: np.ndarray) -> np.ndarray:
+    def log_posterior(self, rows: Columns) -> np.ndarray:
         with np.errstate(divide="ignore"):
-            return np.log(tasks.classify(self.energy, {self.x: rows}, target=self.y))
+            return np.log(tasks.classify(self.energy, {self.x: rows.numbers}, target=self.y))
 
-    def energies(self, rows: np.ndarray) -> np.ndarray:
-        return -log_density_rows(self._marginal, {self.x: rows}, "X")[0]
+    def energies(self, rows: Columns) -> np.ndarray:
+        return -log_density_rows(self._marginal, {self.x: rows.numbers}, "X")[0]
 
-    def log_prob(self, rows: np.ndarray, key: Any, log_z: Any) -> tuple[np.ndarray, Any]:
-        scores = tasks.score_samples(self._marginal, {self.x: rows}, key=key, log_z=log_z)
+    def log_prob(self, rows: Columns, key: Any, log_z: Any) -> tuple[np.ndarray, Any]:
+        scores = tasks.score_samples(self._marginal, {self.x: rows.numbers}, key=key, log_z=log_z)
         return scores.log_prob, scores
 
 

@@ -65,6 +65,35 @@ def test_draws_come_with_the_label_of_their_component():
 def test_what_has_no_labels_is_refused():
     with pytest.raises(ValueError, match="at least two"):
         LabelledMixture(PARTS[:1])
-    record = ex.Record(a=ex.Real((2,)))
-    with pytest.raises(TypeError, match="record"):
+    record = ex.Record(y=ex.Real((2,)))
+    with pytest.raises(ValueError, match='"y" is the component'):
         LabelledMixture([ex.energies.default_base(record)] * 2)
+
+
+def test_parts_of_a_record_stand_beside_the_label():
+    record = ex.Record(a=PLANE, b=ex.Categorical((), 2))
+    share = np.array([[0.3, 0.7], [0.9, 0.1]])
+    parts = [
+        ex.energies.RecordReference(
+            record,
+            {
+                "a": PARTS[2 * k],
+                "b": ex.energies.IndependentCategorical(record.parts["b"], np.log(share[k])),
+            },
+        )
+        for k in range(2)
+    ]
+    energy = LabelledMixture(parts, [0.4, 0.6])
+    a, b = np.random.default_rng(1).normal(size=(6, 2)), np.array([0, 1, 0, 1, 0, 1])
+    normals = np.stack([jax.vmap(PARTS[2 * k].log_prob)(jnp.asarray(a)) for k in range(2)], 1)
+    joint = np.log([0.4, 0.6]) + normals + np.log(share[:, b].T)
+    for y in range(2):
+        points = {"a": jnp.asarray(a), "b": jnp.asarray(b), "y": jnp.full(6, y)}
+        np.testing.assert_allclose(jax.vmap(energy.log_prob)(points), joint[:, y], atol=3e-5)
+    posterior = np.exp(joint - np.logaddexp.reduce(joint, 1)[:, None])
+    found = ex.classify(energy, {"a": a, "b": b}, target="y")
+    np.testing.assert_allclose(found, posterior, atol=3e-5)
+    drawn = energy.draw(4_000, key=ex.random.key(0))
+    assert set(drawn) == {"a", "b", "y"}
+    second = np.asarray(drawn["b"])[np.asarray(drawn["y"]) == 1]
+    assert second.mean() == pytest.approx(0.1, abs=0.03)

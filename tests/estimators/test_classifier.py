@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy import integrate
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -18,6 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import energax as ex
 from energax.estimators import EnergyClassifier
 from energax.objectives import ConditionalLikelihood
+from energax.training import Columns
 
 CHECKS = [
     pair
@@ -78,7 +80,8 @@ def test_posterior_and_density_are_those_of_scipy_with_gaps_too():
     model = EnergyClassifier(max_components=2, random_state=0)
     model.fit(with_gaps(rows, 0.1), NAMES[which])
     fitted = model.mixtures_
-    parts = [(np.exp(p.log_weights), p.mean, p.covariance) for p in fitted.parts]
+    normals = [p.normals for p in fitted.parts]
+    parts = [(np.exp(n.log_weights), n.mean, n.covariance) for n in normals]
     asked = np.concatenate([with_gaps(rows[:20], 0.4), np.full((1, 3), np.nan), [[90, -70, 80]]])
     log_share = np.log(np.bincount(which) / 600)
     joint = np.stack([log_joint_by_scipy(row, log_share, parts) for row in asked])
@@ -89,7 +92,7 @@ def test_posterior_and_density_are_those_of_scipy_with_gaps_too():
     np.testing.assert_allclose(np.exp(model.predict_log_proba(asked)), expected, atol=1e-12)
     np.testing.assert_array_equal(model.predict(asked), NAMES[expected.argmax(1)])
     density = np.logaddexp.reduce(joint, 1)
-    np.testing.assert_allclose(model.score_samples(asked), density, rtol=1e-9)
+    np.testing.assert_allclose(model.score_samples(asked), density, rtol=1e-9, atol=1e-12)
     assert model.reliable_ and model.score(rows, NAMES[which]) > 0.85
     # The energy is the same model, in JAX
     plain = np.exp(joint - density[:, None])
@@ -126,7 +129,7 @@ def test_probabilities_are_as_often_right_as_they_say():
         p = model.predict_proba(rows)
         said.append(p.max(1).mean())
         right.append((p.argmax(1) == which).mean())
-        joint = model.mixtures_.log_joint(rows)
+        joint = model.mixtures_.log_joint(Columns.of_numbers(rows))
         uncalibrated = np.exp(joint - np.logaddexp.reduce(joint, 1)[:, None])
         plain.append(uncalibrated.max(1).mean())
     over, before = np.subtract(said, right), np.subtract(plain, right)
@@ -293,3 +296,81 @@ def test_what_cannot_be_fitted_is_refused():
         EnergyClassifier().fit(empty, which)
     with pytest.raises(ValueError, match="too few to hold"):
         EnergyClassifier(calibration=0.9).fit(rows[:3], [0, 1, 0]).p_values(rows)
+
+
+# Categories
+
+
+def flowers(num, seed=0):
+    """A frame of two numbers, a word and a flag, and which of three classes each row is of; all of
+    it tells classes, the word alone two of them."""
+    rng = np.random.default_rng(seed)
+    which = rng.choice(3, num, p=SHARE)
+    words = np.array(["red", "blue", "white"])
+    shares = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]])
+    frame = pd.DataFrame(
+        rng.normal(size=(num, 2)) + 1.5 * (which == 1)[:, None], columns=["a", "b"]
+    )
+    frame["word"] = words[(rng.random((num, 1)) > np.cumsum(shares, 1)[which][:, :2]).sum(1)]
+    frame["flag"] = rng.random(num) < np.array([0.5, 0.3, 0.7])[which]
+    log_p = np.log(SHARE) + np.log(
+        shares[:, :].T[(frame["word"].to_numpy()[:, None] == words).argmax(1)]
+    )
+    mean = np.array([0, 1.5, 0])
+    for name in ("a", "b"):
+        log_p += norm.logpdf(frame[name].to_numpy()[:, None] - mean)
+    flag = frame["flag"].to_numpy()[:, None]
+    log_p += np.log(np.where(flag, [0.5, 0.3, 0.7], [0.5, 0.7, 0.3]))
+    return frame, which, log_p
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_categories_tell_classes(kind):
+    frame, which, _ = flowers(4000)
+    fresh, truth, log_p = flowers(1000, 1)
+    if kind == "polars":
+        frame, fresh = pl.from_pandas(frame), pl.from_pandas(fresh)
+    model = EnergyClassifier(random_state=0).fit(frame, NAMES[which])
+    density = np.logaddexp.reduce(log_p, 1)
+    posterior = np.exp(log_p - density[:, None])
+    assert np.abs(model.predict_proba(fresh) - posterior).mean() < 0.02
+    assert (model.score_samples(fresh) - density).mean() == pytest.approx(0, abs=0.03)
+    best = (posterior.argmax(1) == truth).mean()
+    assert model.score(fresh, NAMES[truth]) == pytest.approx(best, abs=0.02)
+    assert (model.p_values(fresh) <= 0.1).mean() == pytest.approx(0.1, abs=0.04)
+    # The energy is the same model, in JAX, on a record with the class beside the columns
+    space = model.energy_.space
+    assert set(space.parts) == {"numbers", "categories", "y"}
+    rows = model._checked(fresh).point
+    found = ex.classify(model.energy_, rows, target="y")
+    joint = model.mixtures_.log_joint(model._checked(fresh))
+    plain = np.exp(joint - np.logaddexp.reduce(joint, 1)[:, None])
+    np.testing.assert_allclose(found, plain, atol=2e-4)
+
+
+def test_missing_and_new_categories_of_a_class():
+    frame, which, _ = flowers(1500)
+    model = EnergyClassifier(max_components=1, random_state=0).fit(frame, NAMES[which])
+    row = frame.iloc[:1].copy()
+    whole = []
+    for word in ("red", "blue", "white"):
+        row["word"] = word
+        whole.append(np.exp(model.mixtures_.log_joint(model._checked(row))))
+    row["word"] = None
+    gap = np.exp(model.mixtures_.log_joint(model._checked(row)))
+    assert np.all(gap >= np.sum(whole, 0)) and np.all(gap < 1.02 * np.sum(whole, 0))  # and others
+    row["word"] = "violet"
+    assert np.isfinite(model.predict_log_proba(row)).all()
+    assert model.p_values(row)[0] < 0.02
+    with pytest.raises(ValueError, match="expected a data frame with the columns"):
+        model.predict(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.fit(frame, NAMES[which][:-1])
+
+
+def test_an_energy_of_your_own_takes_numbers_only():
+    frame, which, _ = flowers(50)
+    space = ex.Record(x=ex.Real((4,)), y=ex.Categorical((), 3))
+    energy = ex.from_log_density(lambda p: -jnp.sum(p["x"] ** 2) * (1 + p["y"]), space)
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        EnergyClassifier(energy, num_steps=2).fit(frame, which)

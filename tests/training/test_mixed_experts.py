@@ -48,6 +48,24 @@ def test_log_prob_sums_out_what_is_missing():
     np.testing.assert_allclose(MIXTURE.log_prob(ROWS), expected, atol=1e-10)
 
 
+def test_expected_energy_adds_the_entropy_of_what_is_missing():
+    found = MIXTURE.expected_energy(ROWS)
+    for row, value in zip(zip(NUMBERS, CODES, strict=True), found, strict=True):
+        numbers, codes = row
+        weights, away = joint(numbers, codes), np.isnan(numbers)
+        left = np.zeros(2)
+        for k in range(2):
+            precision = np.linalg.inv(COVARIANCE[k])[np.ix_(away, away)]
+            left[k] += 0.5 * (
+                away.sum() * np.log(2 * np.pi * np.e) - np.linalg.slogdet(precision)[1]
+            )
+            for j, code in enumerate(codes):
+                share = SHARES[k, j][SHARES[k, j] > 0]
+                left[k] -= (share * np.log(share)).sum() if code < 0 else 0.0
+        expected = weights @ left / weights.sum() - np.log(weights.sum())
+        assert value == pytest.approx(expected, abs=1e-9)
+
+
 def test_shares_of_missing_categories_and_their_draws():
     found, num = MIXTURE.value_shares(ROWS), 20_000
     filled = MIXTURE.filled(ROWS)

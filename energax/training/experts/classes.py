@@ -1,14 +1,16 @@
-"""Classes, each a mixture of normals: p(x, y) = p(y) p(x | y) for rows of numbers with gaps."""
+"""Classes, each a mixture: p(x, y) = p(y) p(x | y) for rows of numbers and categories with gaps."""
 
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from energax.energies import LabelledMixture
 from energax.training.experts._base import (
     Columns,
+    MixedMixture,
     NormalMixture,
     check,
     fit_components,
@@ -25,74 +27,79 @@ _MOST = 30.0  # that either may come to
 
 @dataclasses.dataclass(frozen=True)
 class ClassMixtures:
-    """p(x, y) = w_y p_y(x) in float64, each p_y a mixture of normals.
+    """p(x, y) = w_y p_y(x) in float64, each p_y a mixture of normals, with shares of categories.
 
     `log_share` (classes,) log w; `parts` one a class. `beta`, `noise`: of the calibrated p(y | x),
     (1 − noise) p(x, y)^beta / Σ_y' p(x, y')^beta + noise · w_y.
     """
 
     log_share: np.ndarray
-    parts: tuple[NormalMixture, ...]
+    parts: tuple[MixedMixture, ...]
     beta: float = 1.0
     noise: float = 0.0
 
-    def energy(self) -> LabelledMixture:
-        """p(x, y) as an energy on Record(x=Real((n,)), y=Categorical((), classes)), exact log Z."""
-        return LabelledMixture([p.energy() for p in self.parts], np.exp(self.log_share))
+    def energy(self, space: Any) -> LabelledMixture:
+        """p(x, y) as an energy with exact log Z, `space` that of the rows (`Columns.space`): on
+        Record(x=Real((n,)), y=Categorical((), classes)), or y beside "numbers" and "categories"."""
+        return LabelledMixture([p.energy(space) for p in self.parts], np.exp(self.log_share))
 
-    def marginal(self) -> NormalMixture:
-        """p(x) = Σ_y p(x, y), one mixture of all normals."""
-        each = zip(self.log_share, self.parts, strict=True)
-        return NormalMixture(
+    def marginal(self) -> MixedMixture:
+        """p(x) = Σ_y p(x, y), one mixture of all components."""
+        normals = [p.normals for p in self.parts]
+        each = zip(self.log_share, normals, strict=True)
+        together = NormalMixture(
             np.concatenate([log_w + p.log_weights for log_w, p in each]),
-            np.concatenate([p.mean for p in self.parts]),
-            np.concatenate([p.covariance for p in self.parts]),
+            np.concatenate([p.mean for p in normals]),
+            np.concatenate([p.covariance for p in normals]),
         )
+        return MixedMixture(together, np.concatenate([p.shares for p in self.parts]))
 
-    def log_joint(self, rows: np.ndarray) -> np.ndarray:
-        """log p(what is there of x, y), (num, classes); entries that are NaN are summed out."""
+    def log_joint(self, rows: Columns) -> np.ndarray:
+        """log p(what is there of x, y), (num, classes); what is missing is summed out."""
         return np.stack([p.log_prob(rows) for p in self.parts], axis=1) + self.log_share
 
-    def log_posterior(self, rows: np.ndarray) -> np.ndarray:
+    def log_posterior(self, rows: Columns) -> np.ndarray:
         """log p(y | what is there of x), (num, classes), calibrated by `beta` and `noise`."""
         return _calibrated(self.log_joint(rows), self.log_share, self.beta, self.noise)
 
 
 def fit_class_mixtures(
-    rows: np.ndarray,
+    rows: np.ndarray | Columns,
     labels: np.ndarray,
     *,
     max_components: int = 8,
     seed: int = 0,
 ) -> ClassMixtures:
-    """A mixture of normals a class, all covariances drawn towards the one that classes share.
+    """A mixture a class, all covariances drawn towards the one that classes share.
 
     Every covariance is drawn towards the covariance within classes (regularised discriminant
     analysis, Friedman 1989; here the mode under an inverse Wishart prior, Fraley & Raftery 2007,
     section 3), as by n + 2 rows or a tenth of that, so that a class of one row is a normal
-    around it. That choice, and the number of components of a class, which doubles as long as it
-    helps, go by log p(x, y) of rows held out: of a fifth of them, or in up to five folds where 200
-    are not reached. `beta` and `noise` are those of greatest p(y | x) of the same rows
-    (temperature, Guo, Pleiss, Sun & Weinberger 2017, section 4.2; a share of rows whose class
-    nothing tells), log beta under a standard normal prior and noise with half a row more of either
-    kind.
+    around it, and every share of a category towards that in all rows, as by 2 rows or a tenth of
+    that. That choice, and the number of components of a class, which doubles as long as it helps,
+    go by log p(x, y) of rows held out: of a fifth of them, or in up to five folds where 200 are not
+    reached. `beta` and `noise` are those of greatest p(y | x) of the same rows (temperature, Guo,
+    Pleiss, Sun & Weinberger 2017, section 4.2; a share of rows whose class nothing tells), log beta
+    under a standard normal prior and noise with half a row more of either kind.
 
-    **Arguments:** `rows`: (num, n), NaN where a value is missing. `labels`: (num,) from 0 without a
-    gap. `max_components`: of a class, which has at least 8 rows for each.
+    **Arguments:** `rows`: (num, n), NaN where a value is missing, or `Columns`. `labels`: (num,)
+    from 0 without a gap. `max_components`: of a class, which has at least 8 rows for each.
 
     **Raises:** ValueError for rows of another shape, infinite values, a column without values, or
     labels that leave a class without rows.
     """
-    rows, labels = np.asarray(rows, np.float64), np.asarray(labels)
-    check(Columns.of_numbers(rows))
+    if not isinstance(rows, Columns):
+        rows = Columns.of_numbers(np.asarray(rows, np.float64))
+    check(rows)
+    labels = np.asarray(labels)
     sizes = np.bincount(labels)
-    if labels.shape != rows.shape[:1] or not sizes.all():
+    if labels.shape != (len(rows),) or not sizes.all():
         raise ValueError(
             f"labels: expected ({len(rows)},) integers from 0, each class with a row, got shape "
             f"{labels.shape} and {sizes} rows a class"
         )
-    centre, scale = standard(rows, np.zeros(rows.shape[1]))
-    z = (rows - centre) / scale
+    centre, scale = standard(rows.numbers, np.zeros(rows.numbers.shape[1]))
+    z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
     rng = np.random.default_rng(seed)
     fold = _folds(labels, rng)
     most = min(max_components, max(1, sizes.max() // _LEAST_ROWS))
@@ -122,7 +129,7 @@ def _folds(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _held_out(
-    z: np.ndarray,
+    z: Columns,
     labels: np.ndarray,
     fold: np.ndarray,
     count: int,
@@ -141,22 +148,23 @@ def _held_out(
 
 
 def _fitted(
-    z: np.ndarray, labels: np.ndarray, count: int, trust: float, rng: np.random.Generator
+    z: Columns, labels: np.ndarray, count: int, trust: float, rng: np.random.Generator
 ) -> ClassMixtures:
-    """`count` components a class of standardised rows, fewer where it has too few rows."""
-    n, sizes = z.shape[1], np.bincount(labels)
-    means = np.stack([standard(z[labels == k], np.zeros(n))[0] for k in range(len(sizes))])
-    away = z - means[labels]
+    """`count` components a class of rows of standardised numbers, fewer where it has too few."""
+    n, sizes, often = z.numbers.shape[1], np.bincount(labels), z.shares()
+    means = np.stack([standard(z.numbers[labels == k], np.zeros(n))[0] for k in range(len(sizes))])
+    away = z.numbers - means[labels]
     away *= math.sqrt(len(z) / max(1, len(z) - len(sizes)))  # each class has a mean of its own
     shared = fit_components(Columns.of_numbers(away), 1, rng).normals.covariance[0]
     # A normal of m rows has the scatter of m − 1 around its own mean: the prior stands in for one
     prior = shared * (1 + 1 / (trust * (n + 2)))
     parts = []
     for k, mean in enumerate(means):
-        own = z[labels == k] - mean
+        own = z[labels == k]
+        own = dataclasses.replace(own, numbers=own.numbers - mean)
         num = min(count, max(1, len(own) // _LEAST_ROWS))
-        found = fit_components(Columns.of_numbers(own), num, rng, trust=trust, covariance=prior)
-        parts.append(found.normals.moved(mean, np.ones(n)))
+        found = fit_components(own, num, rng, often, trust=trust, covariance=prior)
+        parts.append(found.moved(mean, np.ones(n)))
     return ClassMixtures(np.log(sizes / len(z)), tuple(parts))
 
 

@@ -130,6 +130,21 @@ class MixedMixture:
         """log p of what is there of each row, (num,); what is missing is summed out."""
         return log_sum(self.joint(rows, gaps_of(rows.numbers)))
 
+    def expected_energy(self, rows: Columns) -> np.ndarray:
+        """−log p(what is there) + Σ_k p(k | what is there) H_k of each row, (num,).
+
+        H_k is the entropy of what is not there given what is there and the component k. Of one
+        component it is E[−log p(x) | what is there], so that rows with gaps and rows without can be
+        held against one another; of several it leaves out which component what is missing tells.
+        Of a row without gaps it is −log p(x).
+        """
+        gaps = gaps_of(rows.numbers)
+        joint = self.joint(rows, gaps)
+        left = self.normals.entropy_left(rows.numbers, gaps)
+        each = -np.where(self.shares > 0, self.shares * _log(self.shares), 0.0).sum(-1)
+        left += (rows.categories < 0) @ each.T
+        return (shares_of(joint) * left).sum(1) - log_sum(joint)
+
     def filled(self, rows: Columns) -> Columns:
         """Rows with missing numbers replaced by their means, missing categories by their most
         probable values, given what is there."""

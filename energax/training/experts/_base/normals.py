@@ -45,22 +45,15 @@ class NormalMixture:
         covariance = self.covariance * np.outer(scale, scale)
         return NormalMixture(self.log_weights, self.mean * scale + centre, covariance)
 
-    def expected_energy(self, rows: np.ndarray) -> np.ndarray:
-        """−log p(what is there) + Σ_k p(k | what is there) H_k of each row, (num,).
-
-        H_k is the entropy of what is not there given what is there and the component k. Of one
-        normal it is E[−log p(x) | what is there], so that rows with gaps and rows without can be
-        held against one another; of several it leaves out which component what is missing tells.
-        Of a row without gaps it is −log p(x).
-        """
-        gaps = gaps_of(rows)
-        joint = self.joint(rows, gaps)
-        left = np.zeros_like(joint)
+    def entropy_left(self, rows: np.ndarray, gaps: "Gaps") -> np.ndarray:
+        """Entropy of what is not there of each row, given what is there and each component, (num,
+        components); 0 of rows without gaps."""
+        left = np.zeros((len(rows), len(self.mean)))
         for k in range(len(self.mean)):
             for group, given in self._conditionals(k, rows, gaps):
                 entropy = group.num_gone * (1 + _LOG_2PI) - given.log_det[group.which]
                 left[group.own, k] = 0.5 * entropy
-        return (shares_of(joint) * left).sum(1) - log_sum(joint)
+        return left
 
     def responsibilities(self, rows: np.ndarray) -> np.ndarray:
         """p(component | what is there) of each row, (num, components)."""
