@@ -20,7 +20,7 @@ CHOSEN = ("6_cardio", "20_letter", "31_satimage-2")
 OTHERS = ("2_annthyroid", "4_breastw", "18_Ionosphere", "29_Pima", "38_thyroid", "45_wine")
 OURS = "EnergyImputer"
 PEERS = ("IterativeImputer", "KNNImputer", "SimpleImputer")
-HIDDEN, MASKS = 0.2, 5
+HIDDEN, MASKS = 0.2, 2
 
 
 def run(options: Options) -> Report:
