@@ -12,6 +12,7 @@ from energax.spaces import Categorical, Real, Record
 from energax.training.experts._base.normals import (
     Gaps,
     NormalMixture,
+    Told,
     chosen_of,
     gaps_of,
     log_sum,
@@ -183,9 +184,9 @@ class MixedMixture:
             out.append(dataclasses.replace(rows, numbers=each, categories=values))
         return out
 
-    def joint(self, rows: Columns, gaps: "Gaps") -> np.ndarray:
+    def joint(self, rows: Columns, gaps: "Gaps", told: "Told | None" = None) -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
-        out = self.normals.joint(rows.numbers, gaps)
+        out = self.normals.joint(rows.numbers, gaps, told)
         log_shares = _log(self.shares)
         for j, codes in enumerate(rows.categories.T):
             each = log_shares[:, j, codes].T
@@ -199,10 +200,11 @@ class MixedMixture:
         joint: np.ndarray,
         prior: "MixedPrior",
         strength: float,
+        told: "Told | None" = None,
     ) -> "MixedMixture":
         """One step of EM, given `joint(rows, gaps)`; every share is drawn towards the prior's
         as by its rows (a Dirichlet prior)."""
-        normals = self.normals.stepped(rows.numbers, gaps, joint, prior.covariance, strength)
+        normals = self.normals.stepped(rows.numbers, gaps, joint, prior.covariance, strength, told)
         return MixedMixture(normals, self._counted(rows, shares_of(joint), prior))
 
     def recounted(self, rows: Columns, prior: "MixedPrior") -> "MixedMixture":
@@ -293,11 +295,12 @@ def fitted_by_em(
     """
     found, before, gaps = start, -np.inf, gaps_of(rows.numbers)
     for _ in range(most):
-        joint = found.joint(rows, gaps)
+        told = found.normals.conditionals(rows.numbers, gaps)
+        joint = found.joint(rows, gaps, told)
         now = float(log_sum(joint).mean())
         if now - before < tolerance:
             break
-        before, found = now, found.stepped(rows, gaps, joint, prior, strength)
+        before, found = now, found.stepped(rows, gaps, joint, prior, strength, told)
     return found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -111,14 +112,16 @@ class NormalMixture:
         joint: np.ndarray,
         prior: np.ndarray,
         strength: float,
+        told: "Told | None" = None,
     ) -> "NormalMixture":
-        """`improved`, given `joint(rows, gaps)`."""
+        """`improved`, given `joint(rows, gaps)`, and `conditionals` where they are at hand."""
+        told = self.conditionals(rows, gaps) if told is None else told
         shares = shares_of(joint)
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
         for k in range(len(self.mean)):
             values, weight, left = np.empty_like(rows), shares[:, k], np.zeros_like(covariance[k])
-            for group, given in self._conditionals(k, rows, gaps):
+            for group, given in told(k):
                 values[group.own] = given.expected
                 often = np.bincount(group.which, weight[group.own], len(group.away))
                 place = (group.away[:, :, None], group.away[:, None, :])
@@ -129,14 +132,21 @@ class NormalMixture:
             covariance[k] = (scatter + strength * prior) / (total[k] + strength)
         return NormalMixture(np.log(total / total.sum()), mean, covariance)
 
-    def joint(self, rows: np.ndarray, gaps: "Gaps") -> np.ndarray:
+    def conditionals(self, rows: np.ndarray, gaps: "Gaps") -> "Told":
+        """What each component says of the gaps, component by component; kept if that is little."""
+        if len(self.mean) * rows.size > _MOST_NUMBERS:
+            return lambda k: self._conditionals(k, rows, gaps)
+        return [list(self._conditionals(k, rows, gaps)) for k in range(len(self.mean))].__getitem__
+
+    def joint(self, rows: np.ndarray, gaps: "Gaps", told: "Told | None" = None) -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
         rows = np.clip(rows, -_LARGEST, _LARGEST)  # their squares are numbers still
+        told = self.conditionals(rows, gaps) if told is None else told
         out = np.empty((len(rows), len(self.mean)))
         for k, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
             factor = np.linalg.cholesky(covariance)
             log_det = 2 * np.log(np.diagonal(factor)).sum()
-            for group, given in self._conditionals(k, rows, gaps):
+            for group, given in told(k):
                 # Of all values of what is missing the expected ones make the distance smallest:
                 # it is that of what is there.
                 white = np.linalg.solve(factor, (given.expected - mean).T)
@@ -145,7 +155,9 @@ class NormalMixture:
                 out[group.own, k] = -0.5 * ((white**2).sum(0) + log_dets)
         return out + self.log_weights
 
-    def _conditionals(self, k: int, rows: np.ndarray, gaps: "Gaps"):
+    def _conditionals(
+        self, k: int, rows: np.ndarray, gaps: "Gaps"
+    ) -> "Iterator[tuple[Group, Conditional]]":
         """Each group of rows with what component k says of its gaps."""
         mean, covariance = self.mean[k], self.covariance[k]
         sd = np.sqrt(np.diagonal(covariance))
@@ -200,6 +212,7 @@ class Conditional:
 
 
 Gaps = list[Group]
+Told = Callable[[int], Iterable[tuple[Group, Conditional]]]
 
 
 def chosen_of(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
