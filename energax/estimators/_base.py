@@ -51,17 +51,24 @@ def read_labelled(estimator: Any, X: Any, y: Any, *, gaps: bool) -> tuple[Column
     **Raises:** as `read_columns`, and ValueError for classes that are missing, continuous numbers,
     or not as many as the rows.
     """
-    estimator.layout_ = _layout(X) if gaps else None
-    if estimator.layout_ is None:
+    estimator.layout_ = layout = _layout(X) if gaps else None
+    if layout is None:
         rows, y = validate_data(estimator, X, y, reset=True, **_asked(True, gaps))
         rows = Columns.of_numbers(_whole(rows, True))
     else:
-        rows = read_columns(estimator, X, reset=True)
+        rows = _of_layout(estimator, X, reset=True)
         y = column_or_1d(y, warn=True)
+        if any(_is_missing(value) for value in y):
+            raise ValueError("y: a class is missing: leave such rows out")
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
     check_classification_targets(y)
     return rows, y
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and pandas' NA, of which nothing can be asked."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
 
 def _asked(reset: bool, gaps: bool) -> dict[str, Any]:
@@ -171,6 +178,12 @@ def read_columns(estimator: Any, X: Any, *, reset: bool) -> Columns:
     layout = estimator.layout_
     if layout is None:
         return Columns.of_numbers(read_table(estimator, X, reset=reset))
+    return _of_layout(estimator, X, reset=reset)
+
+
+def _of_layout(estimator: Any, X: Any, *, reset: bool) -> Columns:
+    """`read_columns` of a data frame, by `estimator.layout_`."""
+    layout = estimator.layout_
     if not hasattr(X, "columns"):
         raise ValueError(
             f"X: expected a data frame with the columns {layout.names}, as the one that was "

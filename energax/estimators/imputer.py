@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from energax.estimators._base import ReadsColumns, held_out, read_columns, seed_of
+from energax.estimators._base import ReadsColumns, read_columns, seed_of
 from energax.training import fit_mixed_mixture
 
 _DRAWS = 1000
@@ -55,7 +55,7 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         found = self._fitted(self._rows)
         self.energy_ = found.energy(self._rows.space)
         self._mixture = found if self.layout_ is None else found.given_values(self.layout_.seen)
-        self._held_out = None
+        self._held_out, self._moves = None, {}
         return self
 
     def transform(self, X):
@@ -76,16 +76,19 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         `level`; at values that are there both are the value. Of a table with categories the columns
         of numbers, in their order.
 
-        Quantiles of p(missing | observed) of a mixture fitted without a quarter of the rows, moved
-        outwards (or inwards) by as many sds of it as make them hold a share `level` of numbers of
-        that quarter, hidden one at a time (split conformal; Romano, Patterson & Candès 2019,
-        theorem 1). Over all gaps of rows like these the share holds whatever their distribution
-        is; of one column or one row it need not. The fit is made when intervals are first asked
-        for; where too few numbers could be hidden for `level`, it warns.
+        Quantiles of p(missing | observed) of a mixture fitted without a quarter of the rows (so
+        that a mean of `transform` may lie outside), moved outwards or inwards by as many sds of it
+        as make them hold a share `level` of numbers of that quarter, hidden one at a time, in each
+        column as often as it has gaps (after Romano, Patterson & Candès 2019, theorem 1). Where
+        gaps fall at random, the share then holds over all of them, whatever the distribution is; of
+        one column or one row it need not. The fit is made when intervals are first asked for; where
+        too few rows could be held out for `level`, it warns.
         """
         if not 0 < level < 1:
             raise ValueError(f"level: expected between 0 and 1, got {level}")
         rows = self._checked(X)
+        if not np.isnan(rows.numbers).any():
+            return rows.numbers, rows.numbers.copy()
         mixture, moved = self._checked_by_hidden(level)
         low, high, sd = _between(mixture, rows, level, self._seed)
         low, high = low - moved * sd, high + moved * sd
@@ -120,24 +123,27 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         """(a mixture fitted without the rows held out, by how many sds its quantiles are moved
         outwards so that they hold)."""
         if self._held_out is None:
-            out, kept = held_out(len(self._rows), _CALIBRATION, self._seed)
-            self._held_out = (
-                self._fitted(self._rows[kept]),
-                _one_hidden(self._rows[out], self._seed),
-            )
-        mixture, (asked, column, true) = self._held_out
-        each = np.arange(len(asked)), column
-        low, high, sd = (a[each] for a in _between(mixture, asked, level, self._seed))
-        beyond = np.sort((np.maximum(low - true, true - high) / sd)[sd > 0])
-        place = math.ceil((len(beyond) + 1) * level)
-        if place > len(beyond):
+            out = _to_hold_out(self._rows, self._seed)
+            kept = np.setdiff1d(np.arange(len(self._rows)), out)
+            mixture = self._fitted(self._rows[kept]) if len(out) else self._mixture
+            gaps = np.isnan(self._rows.numbers).mean(0)
+            self._held_out = mixture, out, _one_hidden(self._rows[out], gaps, self._seed)
+        mixture, out, (asked, column, true, weight) = self._held_out
+        if level not in self._moves:
+            each = np.arange(len(asked)), column
+            low, high, sd = (a[each] for a in _between(mixture, asked, level, self._seed))
+            known = sd > 0
+            beyond = (np.maximum(low - true, true - high)[known] / sd[known], weight[known])
+            self._moves[level] = _quantile(*beyond, level)
+        needed = math.ceil(round(level / (1 - level), 9))
+        if len(out) < needed:
             warnings.warn(
-                f"intervals: {len(beyond)} values could be hidden to check them, too few for "
-                f"level={level:g}: it wants {math.ceil(level / (1 - level))}; they may be too "
-                "narrow, fit more rows or ask for a lower level",
+                f"intervals: {len(out)} rows could be held out to check them, too few for "
+                f"level={level:g}: it wants {needed}; they may be too narrow, fit more rows or ask "
+                "for a lower level",
                 stacklevel=3,
             )
-        return mixture, float(beyond[min(place, len(beyond)) - 1]) if len(beyond) else 0.0
+        return mixture, self._moves[level]
 
     def _checked(self, X):
         check_is_fitted(self)
@@ -155,18 +161,42 @@ class EnergyImputer(ReadsColumns, OneToOneFeatureMixin, TransformerMixin, BaseEs
         return tags
 
 
-def _one_hidden(rows, seed):
-    """(rows with one number more missing, which column (rows,), what stood there (rows,)).
+def _to_hold_out(rows, seed):
+    """A quarter of the rows, at random, less those that hold the last values of a column that are
+    left; (_,), none where the others would be fewer than two."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    there = np.concatenate([~np.isnan(rows.numbers), rows.categories >= 0], axis=1)[order]
+    last = len(rows) - 1 - there[::-1].argmax(0)  # of each column, in that order
+    out = np.setdiff1d(np.arange(int(_CALIBRATION * len(rows))), last)
+    return order[out] if len(rows) - len(out) > 1 else order[:0]
 
-    Numbers that are there, at random; a row comes once for each. So what is missing beside one is
-    missing as often as beside the gaps of the table.
+
+def _one_hidden(rows, gaps, seed):
+    """(rows with one number more missing, which column (rows,), what stood there (rows,), weights).
+
+    Numbers that are there, at random, a row once for each; their weights (rows,) make columns count
+    as often as they have gaps, a share `gaps` (n,) of the rows, all alike where there are none.
     """
-    row, column = np.nonzero(~np.isnan(rows.numbers))
+    there = ~np.isnan(rows.numbers)
+    often = gaps / np.maximum(there.sum(0), 1)
+    row, column = np.nonzero(there & (often > 0) if (there & (often > 0)).any() else there)
     chosen = np.random.default_rng(seed).permutation(len(row))[:_CHECKED]
     row, column = row[chosen], column[chosen]
+    weight = often[column] if often[column].any() else np.ones(len(row))
     asked, true = rows[row], rows.numbers[row, column]
     asked.numbers[np.arange(len(row)), column] = np.nan
-    return asked, column, true
+    return asked, column, true, weight
+
+
+def _quantile(values, weights, level):
+    """The least of the values below which a share `level` of the weights lies, one more value of
+    mean weight counted above all; the largest where that is too much, 0 of none."""
+    if not len(values):
+        return 0.0
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / (weights.sum() + weights.mean())
+    place = np.searchsorted(share, level - 1e-9)
+    return float(values[order[min(place, len(values) - 1)]])
 
 
 def _between(mixture, rows, level, seed):

@@ -19,7 +19,6 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import energax as ex
 from energax.estimators import EnergyClassifier
 from energax.objectives import ConditionalLikelihood
-from energax.training import Columns
 
 CHECKS = [
     pair
@@ -129,7 +128,7 @@ def test_probabilities_are_as_often_right_as_they_say():
         p = model.predict_proba(rows)
         said.append(p.max(1).mean())
         right.append((p.argmax(1) == which).mean())
-        joint = model.mixtures_.log_joint(Columns.of_numbers(rows))
+        joint = model.mixtures_.log_joint(rows)
         uncalibrated = np.exp(joint - np.logaddexp.reduce(joint, 1)[:, None])
         plain.append(uncalibrated.max(1).mean())
     over, before = np.subtract(said, right), np.subtract(plain, right)
@@ -366,6 +365,11 @@ def test_missing_and_new_categories_of_a_class():
         model.predict(np.zeros((1, 4)))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         model.fit(frame, NAMES[which][:-1])
+    for gone in (None, np.nan, pd.NA):
+        classes = NAMES[which].astype(object)
+        classes[4] = gone
+        with pytest.raises(ValueError, match="a class is missing"):
+            model.fit(frame, classes)
 
 
 def test_an_energy_of_your_own_takes_numbers_only():

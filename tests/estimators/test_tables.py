@@ -200,26 +200,51 @@ def test_filled_values_are_conditional_means_and_intervals_hold():
 
 
 def test_intervals_hold_where_the_mixture_is_wrong():
-    """Heavy tails and few rows: of the mixture's own quantiles too few values lie between."""
+    """One normal for two clusters apart, in a column that alone has gaps: half of its values lie
+    within a tenth of the normal's own 50 % interval's width of where none does."""
     rng = np.random.default_rng(11)
-    rows = rng.standard_t(2.5, (700, 3)) @ rng.normal(size=(3, 8)) + rng.exponential(1, (700, 8))
-    gone = rng.random(rows.shape) < 0.2
-    imputer = EnergyImputer(random_state=0).fit(np.where(gone, np.nan, rows)[:600])
-    holes, gone, true = np.where(gone, np.nan, rows)[500:], gone[500:], rows[500:]
-    for level in (0.5, 0.8, 0.95):
+
+    def drawn(num):
+        rows = rng.normal(size=(num, 4))
+        rows[:, 0] = np.where(rng.random(num) < 0.5, -3.0, 3.0) + 0.2 * rng.normal(size=num)
+        gone = np.zeros(rows.shape, bool)
+        gone[:, 0] = rng.random(num) < 0.3
+        return rows, gone, np.where(gone, np.nan, rows)
+
+    imputer = EnergyImputer(max_components=1, random_state=0).fit(drawn(4000)[2])
+    rows, gone, holes = drawn(4000)
+    plain = {0.5: 0.0, 0.8: 1.0}  # of the normal's quantiles: one that holds too few, too many
+    for level, before in plain.items():
         low, high = imputer.intervals(holes, level)
-        assert ((low <= true) & (true <= high))[gone].mean() == pytest.approx(level, abs=0.09)
-    again = imputer.intervals(holes, 0.95)
+        held = ((low <= rows) & (rows <= high))[gone].mean()
+        assert held == pytest.approx(level, abs=0.04)
+        half = stats.norm.ppf((1 + level) / 2) * np.nanstd(holes[:, 0])
+        assert (np.abs(rows[:, 0])[gone[:, 0]] < half).mean() == pytest.approx(before, abs=0.02)
+    again = imputer.intervals(holes, level)
     np.testing.assert_array_equal(again, (low, high))
 
 
-def test_intervals_say_that_too_few_values_were_there_to_check_them():
+def test_intervals_say_that_too_few_rows_were_there_to_check_them():
     imputer = EnergyImputer(random_state=0).fit(correlated(40))
-    with pytest.warns(UserWarning, match="too few for level=0.99: it wants 99"):
-        imputer.intervals(np.full((1, 4), np.nan), 0.99)
+    row = np.array([[np.nan, 1.0, np.nan, 2.0]])
+    with pytest.warns(UserWarning, match="10 rows .* too few for level=0.95: it wants 19"):
+        imputer.intervals(row, 0.95)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        imputer.intervals(np.full((1, 4), np.nan), 0.9)
+        imputer.intervals(row, 0.9)  # 9 rows suffice
+    with pytest.warns(UserWarning, match="0 rows could be held out"):
+        low, high = EnergyImputer(random_state=0).fit(correlated(2)).intervals(row, 0.9)
+    assert np.isfinite(low).all() and np.isfinite(high).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_intervals_of_a_column_with_few_values(seed):
+    """Held-out rows leave one of them to the fit, whichever they are."""
+    rows = correlated(60)
+    rows[3:, 2] = np.nan
+    imputer = EnergyImputer(random_state=seed).fit(rows)
+    low, high = imputer.intervals(rows, 0.8)
+    assert np.all(low[3:, 2] < high[3:, 2])
 
 
 def test_draws_differ_and_have_the_spread_that_means_lack():

@@ -50,7 +50,6 @@ def test_far_modes_come_out_with_their_weights():
         assert np.all(abs(share - [0.2, 0.5, 0.3]) < 4.5 * np.sqrt(0.25 / 300))
 
 
-@pytest.mark.slow
 def test_chains_that_cross_too_seldom_give_way():
     """Their R-hat falls, but would not have fallen enough when the budget ends."""
     centres = np.stack(np.meshgrid([-4.0, 0.0, 4.0], [-4.0, 0.0, 4.0]), -1).reshape(9, 2)
@@ -61,6 +60,7 @@ def test_chains_that_cross_too_seldom_give_way():
     assert np.all(abs(draws.mean - weights @ centres) < 4.5 * draws.mcse_mean)
 
 
+@pytest.mark.slow
 def test_modes_apart_by_little_in_each_of_many_coordinates_are_never_a_silent_error():
     step = np.full(50, 5 / np.sqrt(50))
     energy = mixture([1 - step, 1 + step], [1.0, 1.0], [0.65, 0.35])

@@ -216,7 +216,7 @@ def test_rows_whose_class_nothing_tells_are_counted():
     lost = rng.random(3000) < 0.2
     given = np.where(lost, rng.integers(0, 2, 3000), labels)
     found = fit_class_mixtures(rows, given, max_components=1)
-    p = np.exp(found.log_posterior(Columns.of_numbers(rows)))
+    p = np.exp(found.log_posterior(rows))
     assert p[np.arange(3000), labels].mean() == pytest.approx(0.9, abs=0.02)
 
 
@@ -229,8 +229,8 @@ def test_a_class_of_one_row_has_the_spread_that_classes_share():
     np.testing.assert_allclose(found.parts[1].normals.mean[0], [8, 0], atol=1e-9)
     spread = found.parts[1].normals.covariance[0]
     np.testing.assert_allclose(spread, factor @ factor.T, atol=0.25)
-    assert found.log_posterior(Columns.of_numbers(rows[-1:])).argmax() == 1
-    gap = found.log_posterior(Columns.of_numbers(np.array([[8.0, np.nan], [0.0, np.nan]])))
+    assert found.log_posterior(rows[-1:]).argmax() == 1
+    gap = found.log_posterior(np.array([[8.0, np.nan], [0.0, np.nan]]))
     assert gap.argmax(1).tolist() == [1, 0]
     with pytest.raises(ValueError, match="each class with a row"):
         fit_class_mixtures(rows, 2 * labels)

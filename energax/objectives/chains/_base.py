@@ -78,14 +78,6 @@ def starting_rows(energy: AbstractEnergy, data: Point, num: int, key: Key[Array,
     return jax.tree.map(lambda a: jnp.asarray(a)[chosen], data)
 
 
-@eqx.filter_jit  # by itself each operation of it would be compiled apart
-def first_chains(
-    sampler: AbstractSampler, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]
-) -> tuple[State, Any]:
-    """(State, tuning) of chains that a training begins with."""
-    return sampler.init(energy, x, key=key)
-
-
 def begin(
     sampler: AbstractSampler, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]
 ) -> State:

@@ -25,13 +25,12 @@ from energax.objectives._base import (
 from energax.objectives.chains._base import (
     advance,
     begin,
-    first_chains,
     sampler_of,
     some_rows,
     starting_rows,
     two_phases,
 )
-from energax.samplers._base import AbstractSampler, State
+from energax.samplers._base import AbstractSampler, State, started
 from energax.samplers.choose import default_sampler
 from energax.samplers.tempering import ParallelTempering
 from energax.spaces import Point, num_rows
@@ -61,7 +60,7 @@ class ContrastiveDivergence(AbstractObjective):
         """(None, the sampler's tuning)."""
         key_rows, key_init = jax.random.split(key)
         rows = starting_rows(energy, data, min(num_rows(data), 100), key_rows)
-        return None, first_chains(sampler_of(self.sampler, energy), energy, rows, key=key_init)[1]
+        return None, started(sampler_of(self.sampler, energy), energy, rows, key=key_init)[1]
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = sampler_of(self.sampler, energy)
@@ -112,9 +111,7 @@ class PersistentCD(AbstractObjective):
         """(None, the chains)."""
         key_rows, key_init = jax.random.split(key)
         rows = starting_rows(energy, data, self.num_chains, key_rows)
-        return None, Chains(
-            *first_chains(sampler_of(self.sampler, energy), energy, rows, key=key_init)
-        )
+        return None, Chains(*started(sampler_of(self.sampler, energy), energy, rows, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = sampler_of(self.sampler, energy)
@@ -177,7 +174,7 @@ class TemperedPCD(AbstractObjective):
         rows = some_rows(data, self.num_chains, key_rows)
         base = fitted_base(energy.space, data)
         tempering = ParallelTempering(self._inner(energy, base), base, self.num_rungs)
-        state, tuning = first_chains(tempering, energy, rows, key=key_init)
+        state, tuning = started(tempering, energy, rows, key=key_init)
         return None, TemperedChains(state, tuning, jnp.zeros(()))
 
     def __call__(self, energy, params, batch, carry, *, key):
@@ -262,7 +259,7 @@ class MeanFieldPCD(AbstractObjective):
             name: (jax.random.uniform(each, mean.shape, mean.dtype) < mean).astype(mean.dtype)
             for each, (name, mean) in zip(drawn, means.items(), strict=True)
         }
-        return None, Chains(*first_chains(default_sampler(energy), energy, x, key=key_init))
+        return None, Chains(*started(default_sampler(energy), energy, x, key=key_init))
 
     def __call__(self, energy, params, batch, carry, *, key):
         sampler = default_sampler(energy)

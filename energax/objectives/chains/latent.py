@@ -17,11 +17,10 @@ from energax.objectives.chains._base import (
     Held,
     advance,
     begin,
-    first_chains,
     sampler_of,
     some_rows,
 )
-from energax.samplers._base import AbstractSampler, State
+from energax.samplers._base import AbstractSampler, State, started
 from energax.samplers.choose import default_sampler
 from energax.samplers.mixed import Mixed
 from energax.spaces import Point, Record, num_rows
@@ -88,8 +87,8 @@ class LatentPCD(AbstractObjective):
         self.data_space(energy)
         key_rows, key_hidden, key_init, key_tune = jax.random.split(key, 4)
         x = self._completed(energy, some_rows(data, self.num_chains, key_rows), key_hidden)
-        state, tuning = first_chains(sampler_of(self.sampler, energy), energy, x, key=key_init)
-        own = first_chains(self._hidden_sampler(energy), energy, x, key=key_tune)[1]
+        state, tuning = started(sampler_of(self.sampler, energy), energy, x, key=key_init)
+        own = started(self._hidden_sampler(energy), energy, x, key=key_tune)[1]
         return None, LatentChains(state, tuning, own)
 
     def __call__(self, energy, params, batch, carry, *, key):

@@ -18,11 +18,10 @@ from energax.objectives._base import AbstractObjective, check_positive, check_wh
 from energax.objectives.chains._base import (
     advance,
     begin,
-    first_chains,
     sampler_of,
     two_phases,
 )
-from energax.samplers._base import AbstractSampler, is_real
+from energax.samplers._base import AbstractSampler, is_real, started
 from energax.spaces import Point
 
 _OTHERS = 1_000
@@ -73,7 +72,7 @@ class _AbstractReplay(AbstractObjective):
         base = fitted_base(energy.space, data) if self.base is None else self.base
         points = self._drawn(base, energy, self.size, key_draw)
         some = jax.tree.map(lambda a: a[: self.num_chains], points)
-        tuning = first_chains(sampler_of(self.sampler, energy), energy, some, key=key_init)[1]
+        tuning = started(sampler_of(self.sampler, energy), energy, some, key=key_init)[1]
         return None, Stock(points, tuning, without_gradient(base))
 
     def _moved(

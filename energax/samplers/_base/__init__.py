@@ -11,6 +11,7 @@ from energax.samplers._base.devices import shared_out as shared_out
 from energax.samplers._base.devices import together as together
 from energax.samplers._base.loop import run as run
 from energax.samplers._base.loop import run_fixed as run_fixed
+from energax.samplers._base.loop import started as started
 from energax.samplers._base.sampler import ENERGY_JUMP as ENERGY_JUMP
 from energax.samplers._base.sampler import AbstractPopulationMethod as AbstractPopulationMethod
 from energax.samplers._base.sampler import AbstractSampler as AbstractSampler

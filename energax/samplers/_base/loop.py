@@ -14,6 +14,17 @@ from energax.samplers._base.sampler import AbstractSampler, Info, State, Trace
 from energax.spaces import Point
 
 
+@eqx.filter_jit  # by itself each of its operations would be compiled apart
+def started(
+    sampler: AbstractSampler, energy: AbstractEnergy, x: Point, *, key: Key[Array, ""]
+) -> tuple[State, Any]:
+    """(State, tuning) of chains at `x`, the tuning from the whole ensemble on every device."""
+    state, tuning = sampler.init(energy, x, key=key)
+    if jax.sharding.get_abstract_mesh().empty:
+        return state, tuning
+    return state, together(sampler.init(energy, together(x), key=key)[1])
+
+
 @eqx.filter_jit
 def run(
     sampler: AbstractSampler,

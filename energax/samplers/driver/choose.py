@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from energax.samplers._base import (
     mesh_for,
     run,
     shared_out,
-    together,
+    started,
 )
 from energax.samplers.driver._base import Assessment, History, Kept
 from energax.samplers.driver.answer import answer
@@ -55,18 +54,9 @@ _OPINION_ESS = 30  # importance weights whose means are worth comparing
 _CLIMBERS, _CLIMBERS_LOW = 256, 2_048  # points from which peaks of f are looked for
 _CLIMB_SHARE = 0.1  # of the budget, that it may cost
 _SD_ERROR, _SD_SHARE = 0.05, 0.25  # error of an sd to go on for, and the budget's share for it
-_SLACK = 2 / 3  # of the effective draws needed, that a run must promise in order to go on
+_SLACK = 2 / 3  # of the effective draws needed, and of R-hat's way down, that a run must promise
 _REMEMBERED = 128  # steps of each round of warm-up, to know where chains had been
 _BURNT_IN = 1.2  # R-hat at which warm-up may end
-
-
-@eqx.filter_jit
-def _init(sampler: AbstractSampler, energy: AbstractEnergy, x: Point, key: Key[Array, ""]):
-    """(State, Tuning), the tuning from the whole ensemble on every device."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return sampler.init(energy, x, key=key)
-    state, _ = sampler.init(energy, x, key=key)
-    return state, together(sampler.init(energy, together(x), key=key)[1])
 
 
 class Job:
@@ -133,7 +123,7 @@ class Job:
         history = History(max(most_kept // numbers, 2 * enough, 128))
         x = self._starts(initial, key_start)
         x = shared_out(x, self.mesh)
-        self.state, self.tuning = _init(self.sampler, self.energy, x, key_init)
+        self.state, self.tuning = started(self.sampler, self.energy, x, key=key_init)
         self.num_evaluations += self.num_chains
         budget = self._steps_left
         self.block = self._block(budget, num_steps)
@@ -274,7 +264,7 @@ class Job:
             found, x = True, spread_among(x, left, num_starts)
         if found:
             x = shared_out(self._shared(x), self.mesh)
-            self.state, _ = _init(self.sampler, self.energy, x, key_init)
+            self.state, _ = started(self.sampler, self.energy, x, key=key_init)
             self.num_evaluations += self.num_chains
 
     @property
@@ -368,7 +358,7 @@ class Job:
                     break
             last = self._late or history.num_steps >= most or self.hopeless
             assessment = self._judge(history, enough, last)
-            if not last and not fixed and self._gives_up(history, assessment):
+            if not last and not fixed and self._gives_up(history, enough, assessment):
                 last, assessment = True, assessment or self._judge(history, enough, True)
             if assessment is not None and (last or not assessment.reasons):
                 # Of a skewed or heavy-tailed coordinate the sd, and its own error, need more.
@@ -377,7 +367,7 @@ class Job:
                     return assessment
             goal *= 2
 
-    def _gives_up(self, history: History, found: Assessment | None) -> bool:
+    def _gives_up(self, history: History, enough: int, found: Assessment | None) -> bool:
         """Whether its share of the budget is spent and the rest would not do.
 
         R-hat − 1 falls as one over the steps where chains are merely slow, and stays where they are
@@ -385,13 +375,13 @@ class Job:
         """
         if self.num_evaluations < self.share * self.max_evaluations:
             return False
+        growth = self._most(history, None, enough) / history.num_steps  # of what is judged
         if found is not None:
-            at_the_end = found.ess * self.max_evaluations / self.num_evaluations
-            return at_the_end < ESS_NEEDED * _SLACK
+            return found.ess * growth < ESS_NEEDED * _SLACK
         kept, half = history.since(0), history.since(0).until(history.num_kept // 2)
         now = quick_rhat(kept, self.num_superchains) - 1
         trapped = now > 0.75 * (quick_rhat(half, self.num_superchains) - 1)
-        at_the_end = now * self.num_evaluations / self.max_evaluations
+        at_the_end = now / growth
         return now > 0.01 and (trapped or at_the_end * _SLACK > self._rhat_limit - 1)
 
     @property

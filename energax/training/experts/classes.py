@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from energax.energies import LabelledMixture
+from energax.spaces import Real
 from energax.training.experts._base import (
     Columns,
     MixedMixture,
@@ -38,9 +39,11 @@ class ClassMixtures:
     beta: float = 1.0
     noise: float = 0.0
 
-    def energy(self, space: Any) -> LabelledMixture:
-        """p(x, y) as an energy with exact log Z, `space` that of the rows (`Columns.space`): on
-        Record(x=Real((n,)), y=Categorical((), classes)), or y beside "numbers" and "categories"."""
+    def energy(self, space: Any = None) -> LabelledMixture:
+        """p(x, y) as an energy with exact log Z, `space` that of the rows (`Columns.space`), by
+        default numbers: on Record(x=Real((n,)), y=Categorical((), classes)), or y beside "numbers"
+        and "categories"."""
+        space = Real((self.parts[0].normals.mean.shape[1],)) if space is None else space
         return LabelledMixture([p.energy(space) for p in self.parts], np.exp(self.log_share))
 
     def marginal(self) -> MixedMixture:
@@ -54,11 +57,12 @@ class ClassMixtures:
         )
         return MixedMixture(together, np.concatenate([p.shares for p in self.parts]))
 
-    def log_joint(self, rows: Columns) -> np.ndarray:
+    def log_joint(self, rows: np.ndarray | Columns) -> np.ndarray:
         """log p(what is there of x, y), (num, classes); what is missing is summed out."""
+        rows = rows if isinstance(rows, Columns) else Columns.of_numbers(rows)
         return np.stack([p.log_prob(rows) for p in self.parts], axis=1) + self.log_share
 
-    def log_posterior(self, rows: Columns) -> np.ndarray:
+    def log_posterior(self, rows: np.ndarray | Columns) -> np.ndarray:
         """log p(y | what is there of x), (num, classes), calibrated by `beta` and `noise`."""
         return _calibrated(self.log_joint(rows), self.log_share, self.beta, self.noise)
 

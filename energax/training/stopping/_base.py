@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from energax.energies._base import AbstractEnergy, AbstractPath, batched, partition_trainable
 from energax.partition._base import mean_of
-from energax.samplers._base import AbstractSampler, State, run
+from energax.samplers._base import AbstractSampler, State, run, started
 from energax.samplers.tempering._base import systematic
 from energax.spaces import Point
 
@@ -281,7 +281,7 @@ def settle(
     """The walkers after a few more steps at `energy`, which tune the kernel; weights stay."""
     if not jax.tree.leaves(eqx.filter(walkers.tuning, eqx.is_array)):
         return walkers
-    state, _ = started(energy, sampler, walkers.x, key=key)
+    state, _ = started(sampler, energy, walkers.x, key=key)
     state, tuning, _ = run(
         sampler,
         energy,
@@ -293,12 +293,6 @@ def settle(
         keep=False,
     )
     return Walkers(state.x, walkers.log_weight, walkers.level, tuning)
-
-
-@eqx.filter_jit
-def started(energy: AbstractEnergy, sampler: AbstractSampler, x: Point, *, key: Key[Array, ""]):
-    """(State, tuning) of the kernel at `x`."""
-    return sampler.init(energy, x, key=key)
 
 
 def at_base(path: AbstractPath, tuning: PyTree, *, key: Key[Array, ""]) -> Walkers:

@@ -19,6 +19,7 @@ from energax.energies._base import (
 from energax.energies.reference import fitted_base
 from energax.objectives.likelihood import all_log_densities, num_exact_states, sums_a_layer
 from energax.partition.exact._base import float64_or_32
+from energax.samplers._base import started
 from energax.samplers.choose import default_sampler
 from energax.spaces import Point, num_rows
 from energax.training._base import History, Stopping
@@ -34,7 +35,6 @@ from energax.training.stopping._base import (
     carry,
     settle,
     spread_of_change,
-    started,
     straight,
     survey,
 )
@@ -119,7 +119,7 @@ class Watcher:
             self.sampler, self.way_sampler = default_sampler(energy), default_sampler(path.at(0.5))
             key_draw, key_init = jax.random.split(jax.random.fold_in(key, 0))
             walkers = at_base(path, None, key=key_draw)
-            tuning = started(energy, self.sampler, walkers.x, key=key_init)[1]
+            tuning = started(self.sampler, energy, walkers.x, key=key_init)[1]
             walkers = Walkers(walkers.x, walkers.log_weight, walkers.level, tuning)
             self.each = self.sampler.evaluations_per_step(energy)
             self.way_each = self.way_sampler.evaluations_per_step(path.at(0.5))
@@ -283,7 +283,7 @@ class Watcher:
         walkers, least = self._from_base(path, found, num_steps, key_run)
         tuning = found.tuning(jnp.ones(()))
         if not _alike(self.way_sampler, self.sampler):
-            tuning = started(energy, self.sampler, walkers.x, key=key_run)[1]
+            tuning = started(self.sampler, energy, walkers.x, key=key_run)[1]
         walkers = Walkers(walkers.x, walkers.log_weight, walkers.level, tuning)
         return now.but(
             walkers=walkers,

@@ -92,7 +92,7 @@ class NormalMixture:
                 at, row = np.nonzero(chosen[:, group.own] == k)
                 if not group.num_gone or not len(at):
                     continue
-                away, factor = group.away[group.which[row]], np.linalg.cholesky(given.left)
+                away, factor = group.away[group.which[row]], given.factor
                 noise = rng.normal(size=away.shape)
                 spread = np.einsum("rij,rj->ri", factor[group.which[row]], noise)
                 expected = np.take_along_axis(given.expected[row], away, 1)
@@ -115,7 +115,7 @@ class NormalMixture:
         told: "Told | None" = None,
     ) -> "NormalMixture":
         """`improved`, given `joint(rows, gaps)`, and `conditionals` where they are at hand."""
-        told = self.conditionals(rows, gaps) if told is None else told
+        told = self._told(rows, gaps) if told is None else told
         shares = shares_of(joint)
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
@@ -134,14 +134,18 @@ class NormalMixture:
 
     def conditionals(self, rows: np.ndarray, gaps: "Gaps") -> "Told":
         """What each component says of the gaps, component by component; kept if that is little."""
-        if len(self.mean) * rows.size > _MOST_NUMBERS:
-            return lambda k: self._conditionals(k, rows, gaps)
+        numbers = rows.size + sum(len(group.away) * group.num_gone**2 for group in gaps)
+        if len(self.mean) * numbers > _MOST_NUMBERS:
+            return self._told(rows, gaps)
         return [list(self._conditionals(k, rows, gaps)) for k in range(len(self.mean))].__getitem__
+
+    def _told(self, rows: np.ndarray, gaps: "Gaps") -> "Told":
+        return lambda k: self._conditionals(k, rows, gaps)
 
     def joint(self, rows: np.ndarray, gaps: "Gaps", told: "Told | None" = None) -> np.ndarray:
         """log w_k + log p_k(what is there), (num, components)."""
         rows = np.clip(rows, -_LARGEST, _LARGEST)  # their squares are numbers still
-        told = self.conditionals(rows, gaps) if told is None else told
+        told = self._told(rows, gaps) if told is None else told
         out = np.empty((len(rows), len(self.mean)))
         for k, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
             factor = np.linalg.cholesky(covariance)
@@ -161,7 +165,8 @@ class NormalMixture:
         """Each group of rows with what component k says of its gaps."""
         mean, covariance = self.mean[k], self.covariance[k]
         sd = np.sqrt(np.diagonal(covariance))
-        precision = np.linalg.inv(covariance / np.outer(sd, sd)) / np.outer(sd, sd)
+        inverse = np.linalg.inv(np.linalg.cholesky(covariance / np.outer(sd, sd))) / sd
+        precision = inverse.T @ inverse
         for group in gaps:
             away = group.away
             block = precision[away[:, :, None], away[:, None, :]]
@@ -173,7 +178,7 @@ class NormalMixture:
                 slope = np.take_along_axis((expected - mean) @ precision, own, 1)
                 shift = np.einsum("rij,rj->ri", left[group.which], slope)
                 np.put_along_axis(expected, own, mean[own] - shift, 1)
-            yield group, Conditional(expected, left)
+            yield group, Conditional(expected, left, block)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,16 +204,22 @@ class Conditional:
     """What one normal says of the gaps of a group, given what is there; P is its precision.
 
     `expected` (rows, n): the rows with E[x_m | x_o] in the gaps; `left` (kinds, gaps, gaps):
-    Cov[x_m | x_o] = P_mm⁻¹.
+    Cov[x_m | x_o] = P_mm⁻¹; `block` (kinds, gaps, gaps): P_mm.
     """
 
     expected: np.ndarray
     left: np.ndarray
+    block: np.ndarray
 
     @property
     def log_det(self) -> np.ndarray:
         """log det C_oo − log det C = log det P_mm, (kinds,)."""
-        return -np.linalg.slogdet(self.left)[1]
+        return np.linalg.slogdet(self.block)[1]
+
+    @property
+    def factor(self) -> np.ndarray:
+        """A with A Aᵀ = Cov[x_m | x_o], (kinds, gaps, gaps)."""
+        return np.swapaxes(np.linalg.inv(np.linalg.cholesky(self.block)), 1, 2)
 
 
 Gaps = list[Group]
