@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from energax.energies._base import (
     AbstractBipartiteEnergy,
@@ -42,14 +42,16 @@ def sampler_of(sampler: AbstractSampler | None, energy: AbstractEnergy) -> Abstr
 
 def some_rows(data: Point, num: int, key: Key[Array, ""]) -> Point:
     """`num` random rows, all different where there are enough."""
-    rows = num_rows(data)
-    return _drawn(jax.tree.map(jnp.asarray, data), num, num > rows, key)
+    rows, data = num_rows(data), jax.tree.map(jnp.asarray, data)
+    if num > rows:
+        return _first(data, jax.random.choice(key, rows, (num,)), num)
+    # A program that the training has anyway, for the order of its rows
+    return _first(data, jax.random.permutation(key, rows), num)
 
 
 @eqx.filter_jit
-def _drawn(data: Point, num: int, replace: bool, key: Key[Array, ""]) -> Point:
-    index = jax.random.choice(key, num_rows(data), (num,), replace=replace)
-    return jax.tree.map(lambda a: a[index], data)
+def _first(data: Point, order: Int[Array, " _"], num: int) -> Point:
+    return jax.tree.map(lambda a: a[order[:num]], data)
 
 
 def starting_rows(energy: AbstractEnergy, data: Point, num: int, key: Key[Array, ""]) -> Point:

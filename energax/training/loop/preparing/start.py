@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from energax.energies._base import AbstractEnergy, partition_trainable
@@ -47,7 +48,7 @@ def first_state(
             "this energy has nothing to train: no float array outside its space and frozen parts; "
             "put the parameters of a function in params= of from_log_density, or in a module"
         )
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves):
         raise ValueError("this energy's parameters are not all finite: start from finite ones")
     data = jax.tree.map(jnp.asarray, rows)
     key_order, key_steps, key_init = jax.random.split(key, 3)
