@@ -13,6 +13,8 @@ from energax.training import (
     fit_experts,
     fit_mixture,
 )
+from energax.training.experts._base import normals
+from energax.training.experts._base.normals import gaps_of
 
 WEIGHTS = np.array([0.3, 0.7])
 MEAN = np.array([[1.0, -2.0, 0.5], [-1.5, 0.7, 2.0]])
@@ -158,6 +160,24 @@ def test_experts_take_gaps_and_constant_columns():
 def test_rows_that_are_none_are_refused(fit, rows, says):
     with pytest.raises(ValueError, match=says):
         fit(rows)
+
+
+def test_small_groups_of_rows_give_the_same(monkeypatch):
+    """Where memory is little nothing is kept from one step to the next, and groups are cut."""
+    rows = with_gaps(draws(300)[0], 0.4)
+
+    def answers():
+        found = fit_mixture(rows, max_components=2)
+        rng = np.random.default_rng(0)
+        drawn = found.drawn(rows, 3, rng).mean()
+        return found.mean, found.covariance, found.log_prob(rows), found.filled(rows), drawn
+
+    whole, groups = answers(), len(gaps_of(rows))
+    monkeypatch.setattr(normals, "_MOST_NUMBERS", 60)
+    assert len(gaps_of(rows)) > 2 * groups
+    for a, b in zip(whole[:4], answers()[:4], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(answers()[4])
 
 
 # Classes
