@@ -57,7 +57,9 @@ def _line(found: dict) -> str:
         f"(CPU), {found['parameters']} parameters: {found['psnr']:.2f} dB on {found['images']} "
         f"images (noisy {found['noisy']:.2f}, BM3D {BM3D}); seconds an image of "
         f"{found['pixels']:.0f} pixels {found['seconds']:.2f}; patch of 64 × 64: sd stated "
-        f"{found['stated']:.4f}, error {found['error']:.4f} (root mean square)."
+        f"{found['stated']:.4f}, error {found['error']:.4f} (root mean square)"
+        + "".join(f"; {told}" for told in found["told"])
+        + "."
     )
 
 
@@ -71,7 +73,7 @@ def psnr(found: np.ndarray, clean: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((np.clip(found, 0, 1) - clean) ** 2)))
 
 
-def trained(folder: str, minutes: float, quick: bool = False) -> dict[str, float]:
+def trained(folder: str, minutes: float, quick: bool = False) -> dict:
     """One training for `minutes` of CPU time, compilation aside, and what it gives on Set12."""
     import jax
 
@@ -82,17 +84,17 @@ def trained(folder: str, minutes: float, quick: bool = False) -> dict[str, float
     test = [image.astype(np.float64) / 255 for image in images(Path(folder) / "Set12.npz")]
     test = [image[:128, :128] for image in test] if quick else test
 
-    def fitted(num_steps: int) -> tuple[EnergyDenoiser, float]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # short trainings are called unfinished
+    def fitted(num_steps: int) -> tuple[EnergyDenoiser, float, list[str]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             begun = _cpu()
             model = EnergyDenoiser(SIGMA, num_steps=num_steps, random_state=SEED).fit(training)
-        return model, _cpu() - begun
+        return model, _cpu() - begun, [str(each.message) for each in caught]
 
     few, more = fitted(TIMED)[1], fitted(3 * TIMED)[1]
     step = max((more - few) / (2 * TIMED), 0.02)  # each call compiles anew
     steps = max(TIMED, round(60 * minutes / step))
-    model, seconds = fitted(steps)
+    model, seconds, told = fitted(steps)
     rng = np.random.default_rng(SEED)
     noisy = [image + SIGMA * rng.standard_normal(image.shape) for image in test]
     model.transform(noisy)
@@ -106,6 +108,7 @@ def trained(folder: str, minutes: float, quick: bool = False) -> dict[str, float
     return {
         "minutes": seconds / 60,
         "steps": steps,
+        "told": told,
         "step_ms": 1000 * seconds / steps,
         "parameters": sum(
             leaf.size for leaf in jax.tree.leaves(partition_trainable(model.energy_)[0])

@@ -1,5 +1,6 @@
 """Take Gaussian noise off images of any size, or off rows of a table."""
 
+import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -12,10 +13,13 @@ from sklearn.utils.validation import check_is_fitted
 from energax import objectives, random, spaces, tasks, training
 from energax.energies import MLP, GradientStepDenoiser, Smoothed
 from energax.estimators._base import read_table, seed_of, standardised
+from energax.results import Verdict
 from energax.tasks.denoise.tweedie import posterior_means
 
 _MOST_PATCHES = 20_000
 _WIDTH = 64
+_TRIES = 3  # trainings, each at half the rate, of a network that comes out constant
+_FLAT, _LOOKED_AT = 0.01, 64  # sds of the noise, and the rows that are asked
 
 
 class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -25,7 +29,9 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     noise on; what comes out is the mean of the clean point given the noisy one by Tweedie's
     formula, x + σ²∇f(x) of one scalar f (Robbins 1956), and its standard deviation. Of images the
     energy is `GradientStepDenoiser`, trained on small pieces, turned and mirrored, and read at any
-    size; of a table an `MLP` on standardised columns.
+    size; of a table an `MLP` on standardised columns. A network for images that came out constant,
+    as it does for ever after a step that was far too large, is trained anew at half the rate, with
+    a warning, up to twice.
 
     **Arguments:** `sigma`: standard deviation of the noise, in units of X, of images after uint8
     has been scaled to [0, 1]. `channels`, `depth`: of the network for images. `patch_size`: pixels
@@ -94,19 +100,37 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             rows = read_table(self, X, reset=True, gaps=False)
             network = MLP(spaces.Real(rows.shape[1:]), _WIDTH, key=random.key(self._seed))
             start = Smoothed(standardised(network, rows), self.sigma)
-        result = training.fit(
-            start,
-            rows,
-            objectives.DenoisingScoreMatching(),
-            key=random.key(self._seed + 1),
-            num_steps=self.num_steps,
-            batch_size=min(self.batch_size, len(rows)),
-            learning_rate=self.learning_rate,
-            recover=True,
-        )
-        self.energy_ = result.energy
-        self.reliable_, self.reasons_ = result.reliable, result.reasons
+        for halvings in range(_TRIES):
+            rate = self.learning_rate / 2**halvings
+            result = training.fit(
+                start,
+                rows,
+                objectives.DenoisingScoreMatching(),
+                key=random.key(self._seed + 1),
+                num_steps=self.num_steps,
+                batch_size=min(self.batch_size, len(rows)),
+                learning_rate=rate,
+                recover=True,
+            )
+            self.energy_ = result.energy
+            self.reliable_, self.reasons_ = result.reliable, result.reasons
+            if not self._takes_images or not self._is_flat(rows):
+                return self
+            what = f"at learning_rate={rate:g} the network became constant in training"
+            if halvings < _TRIES - 1:
+                warnings.warn(f"EnergyDenoiser: {what}; it begins anew at half of it", stacklevel=2)
+        self.reliable_ = False
+        self.reasons_ = (*self.reasons_, f"{what} and cleans nothing: lower learning_rate")
+        Verdict(self.reasons_).warn("the denoiser")
         return self
+
+    def _is_flat(self, rows: np.ndarray) -> bool:
+        """Whether f moves noisy rows by next to nothing: σ|∇f| < 0.01 in the root mean square."""
+        some = np.asarray(rows[:_LOOKED_AT], float)
+        noise = np.random.default_rng(self._seed).normal(size=some.shape)
+        noisy = some + self.sigma * noise
+        moved = self._cleaned(noisy, False)[0] - noisy
+        return bool(np.sqrt(np.mean(moved**2)) < _FLAT * self.sigma)
 
     def transform(self, X, return_std=False):
         """The clean points' mean given X: an array or a list as X is, floats in the units of `fit`.

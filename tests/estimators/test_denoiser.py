@@ -1,12 +1,17 @@
 """The denoiser: images of any size and kind, tables, and a citizen of scikit-learn."""
 
+import dataclasses
 import warnings
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from energax import training
 from energax.energies import GradientStepDenoiser
 from energax.estimators import EnergyDenoiser
 from energax.results import UnreliableResult
@@ -80,6 +85,33 @@ def test_the_spread_of_every_pixel_is_the_error_that_it_has(grey):
     np.testing.assert_allclose(mean, grey.transform(noisy), atol=1e-6)
     grey.transform(list(clean + 2.5 * SIGMA * rng.standard_normal(clean.shape)), return_std=True)
     assert not grey.reliable_ and "image 0: " in grey.reasons_[0]
+
+
+def test_a_network_that_became_constant_is_told_and_trained_anew(monkeypatch):
+    """Output 0 is a stationary point of ½|r|², whatever the rows."""
+    rng = np.random.default_rng(3)
+    images, rates, fit = [drawn(rng, 16, 16) for _ in range(10)], [], training.fit
+
+    def collapsing(*arguments, **options):
+        rates.append(options["learning_rate"])
+        result = fit(*arguments, **options)
+        if len(rates) > num_good:
+            return result
+        dead = jax.tree.map(jnp.zeros_like, result.energy.kernels)
+        energy = eqx.tree_at(lambda e: e.kernels, result.energy, dead)
+        return dataclasses.replace(result, energy=energy)
+
+    monkeypatch.setattr(training, "fit", collapsing)
+    num_good = 1
+    with pytest.warns(UserWarning, match="learning_rate=0.004 the network became constant"):
+        model = small(num_steps=200, learning_rate=4e-3).fit(images)
+    assert rates == [4e-3, 2e-3]
+    assert not any("constant" in reason for reason in model.reasons_)
+    num_good = 99
+    rates.clear()
+    with pytest.warns(UnreliableResult, match="cleans nothing: lower learning_rate"):
+        model = small(num_steps=200, learning_rate=4e-3).fit(images)
+    assert len(rates) == 3 and not model.reliable_
 
 
 def test_colour_and_bytes():
