@@ -48,7 +48,10 @@ def run(options: Options) -> Report:
         say(line)
         notes.append(line)
         short = found["value"] - goal if name == "features" else goal - found["value"]
-        limits.append((f"{name}: short of {goal:g}", max(0.0, short), 0.0))
+        if found["reliable"]:
+            limits.append((f"{name}: short of {goal:g}", max(0.0, short), 0.0))
+        else:  # a number that may be anything reaches nothing
+            limits.append((f"{name}: figures that can't be trusted", 1.0, 0.0))
     return Report(
         name="mnist",
         question=f"Boltzmann machines of MNIST: an RBM of {HIDDEN} hidden units, a DBM of "
@@ -128,6 +131,7 @@ def features(folder: str, minutes: float) -> dict:
     return {
         "training": spent,
         "value": error["features"],
+        "reliable": True,
         "lower": error["features"] - margin,
         "upper": error["features"] + margin,
         "text": f"raw pixels {error['pixels']:.2f} %; {fit.num_steps:,} steps; a logistic "
@@ -176,6 +180,7 @@ def _likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dic
     return {
         "training": spent,
         "value": float(score.value),
+        "reliable": bool(score.reliable),
         "lower": float(score.lower),
         "upper": float(score.upper),
         "text": f"log Z {z.value:.2f} ± {z.std_err:.2f} by {z.method}, "
