@@ -20,7 +20,7 @@ BM3D = 30.01  # mean PSNR on Set12 of PyPI's bm3d, noise not clipped
 WANTED = 29.5
 MINUTES = 40.0
 SHARES = (1 / 16, 1 / 4, 1)  # of the minutes, one training each
-TIMED = 60  # steps, by which the number of steps that fill the minutes is told
+TIMED = 40  # steps, by which the number of steps that fill the minutes is told
 SEED = 0
 
 
