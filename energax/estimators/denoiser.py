@@ -13,13 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 from energax import objectives, random, spaces, tasks, training
 from energax.energies import MLP, GradientStepDenoiser, Smoothed
 from energax.estimators._base import read_table, seed_of, standardised
-from energax.results import UnreliableResult, Verdict
+from energax.results import Verdict
 from energax.tasks.denoise.tweedie import posterior_means
 
 _MOST_PATCHES = 20_000
 _WIDTH = 64
 _TRIES = 3  # trainings, each at half the rate, of a network that comes out constant
-_PILOT, _CLIP, _NO_CLIP = 50, 5.0, 1e30  # steps that tell the usual gradient; times that at most
 _FLAT, _LOOKED_AT = 0.01, 64  # sds of the noise, and the rows that are asked
 
 
@@ -101,12 +100,18 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             rows = read_table(self, X, reset=True, gaps=False)
             network = MLP(spaces.Real(rows.shape[1:]), _WIDTH, key=random.key(self._seed))
             start = Smoothed(standardised(network, rows), self.sigma)
-        clip = None
         for halvings in range(_TRIES):
             rate = self.learning_rate / 2**halvings
-            if self._takes_images:
-                clip = self._usual_norm(start, rows, rate) * _CLIP
-            result = self._trained(start, rows, rate, self.num_steps, clip)
+            result = training.fit(
+                start,
+                rows,
+                objectives.DenoisingScoreMatching(),
+                key=random.key(self._seed + 1),
+                num_steps=self.num_steps,
+                batch_size=min(self.batch_size, len(rows)),
+                learning_rate=rate,
+                recover=True,
+            )
             self.energy_ = result.energy
             self.reliable_, self.reasons_ = result.reliable, result.reasons
             if not self._takes_images or not self._is_flat(rows):
@@ -118,26 +123,6 @@ class EnergyDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.reasons_ = (*self.reasons_, f"{what} and cleans nothing: lower learning_rate")
         Verdict(self.reasons_).warn("the denoiser")
         return self
-
-    def _trained(self, start: Any, rows: np.ndarray, rate: float, num_steps: int, clip: Any):
-        return training.fit(
-            start,
-            rows,
-            objectives.DenoisingScoreMatching(),
-            key=random.key(self._seed + 1),
-            num_steps=num_steps,
-            batch_size=min(self.batch_size, len(rows)),
-            learning_rate=rate,
-            clip=clip,
-            recover=True,
-        )
-
-    def _usual_norm(self, start: Any, rows: np.ndarray, rate: float) -> float:
-        """The median norm of the gradient in the first steps, which stays what it is then."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreliableResult)  # so few steps are no training
-            pilot = self._trained(start, rows, rate, min(_PILOT, self.num_steps), _NO_CLIP)
-        return float(np.median(pilot.history["gradient_norm"]))
 
     def _is_flat(self, rows: np.ndarray) -> bool:
         """Whether f moves noisy rows by next to nothing: σ|∇f| < 0.01 in the root mean square."""

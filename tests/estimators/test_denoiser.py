@@ -93,11 +93,8 @@ def test_a_network_that_became_constant_is_told_and_trained_anew(monkeypatch):
     images, rates, fit = [drawn(rng, 16, 16) for _ in range(10)], [], training.fit
 
     def collapsing(*arguments, **options):
-        result = fit(*arguments, **options)
-        if options["num_steps"] < 200:  # that only ask how large gradients are
-            return result
-        assert 0 < options["clip"] < 1e9
         rates.append(options["learning_rate"])
+        result = fit(*arguments, **options)
         if len(rates) > num_good:
             return result
         dead = jax.tree.map(jnp.zeros_like, result.energy.kernels)
