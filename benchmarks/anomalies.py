@@ -7,11 +7,11 @@ held-out normal rows, and the time for 10,000 rows of 30 columns. Tables come by
 """
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks._data import NO_TABLES, adbench, table_of
 from benchmarks._timing import Contender, Options, Report, isolated, race, ratio, say
 
 SETTLED_ON = ("2_annthyroid", "4_breastw", "6_cardio", "20_letter", "31_satimage-2", "45_wine")
@@ -29,9 +29,9 @@ def run(options: Options) -> Report:
     quick = options.quick
     limits: list[tuple[str, float, float]] = []
     notes: list[str] = []
-    folder = None if options.data is None else Path(options.data) / "adbench"
-    if folder is None or not folder.is_dir():
-        notes.append("Without `--data DIR` that holds adbench/, no table was asked.")
+    folder = adbench(options.data)
+    if folder is None:
+        notes.append(NO_TABLES)
     else:
         for mode, what in (("all", "fitted to all rows"), ("normal", "fitted to normal rows")):
             found = {}
@@ -116,13 +116,6 @@ def detector(name: str, seed: int) -> Any:
     module = __import__(f"pyod.models.{name.lower()}", fromlist=[name])
     seeded = {"random_state": seed} if name in SEEDED else {}
     return getattr(module, name)(**seeded)
-
-
-def table_of(file: str) -> tuple[np.ndarray, np.ndarray]:
-    """(rows without constant columns, which are odd)."""
-    with np.load(file) as saved:
-        rows, odd = saved["X"].astype(np.float64), saved["y"].astype(bool)
-    return rows[:, rows.std(0) > 0], odd
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

@@ -8,13 +8,12 @@ come by `--data DIR`.
 """
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks._data import NO_TABLES, adbench, table_of
 from benchmarks._timing import Options, Report, clock, isolated, say
-from benchmarks.anomalies import table_of
 
 CHOSEN = ("6_cardio", "20_letter", "31_satimage-2")
 OTHERS = ("2_annthyroid", "4_breastw", "18_Ionosphere", "29_Pima", "38_thyroid", "45_wine")
@@ -26,9 +25,9 @@ HIDDEN, MASKS = 0.2, 2
 def run(options: Options) -> Report:
     limits: list[tuple[str, float, float]] = []
     notes: list[str] = []
-    folder = None if options.data is None else Path(options.data) / "adbench"
-    if folder is None or not folder.is_dir():
-        notes.append("Without `--data DIR` that holds adbench/, no table was asked.")
+    folder = adbench(options.data)
+    if folder is None:
+        notes.append(NO_TABLES)
     else:
         found = {}
         for name in (CHOSEN[0], OTHERS[0]) if options.quick else (*CHOSEN, *OTHERS):

@@ -33,7 +33,9 @@ def run(options: Options) -> Report:
         arguments = {"folder": str(options.data), "steps": 500 if options.quick else STEPS}
         found = isolated("benchmarks.out_of_distribution:areas", arguments, options.threads)
         wall, cpu = found["training"]
-        timings.append(Timing(f"training, {found['steps']:,} steps", 0, [wall], [cpu], 0.0))
+        timings.append(
+            Timing(f"training, {found['steps']:,} steps", 0, [wall], [cpu], found["peak"])
+        )
         for what, area in found["areas"].items():
             notes.append(f"{what}: " + ", ".join(f"{who} {a:.4f}" for who, a in area.items()))
             limits.append((f"{what}: 1 − AUROC of the energy", 1 - area["energy"], 1 - WANTED))
