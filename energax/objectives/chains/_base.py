@@ -15,7 +15,7 @@ from energax.energies._base import (
     without_gradient,
 )
 from energax.objectives._base import Metrics, energies_of, energies_of_data
-from energax.samplers._base import AbstractSampler, Info, State, apart
+from energax.samplers._base import AbstractSampler, Info, State, apart, of_shares, together
 from energax.samplers.choose import default_sampler
 from energax.samplers.gibbs import BlockGibbs, ExchangeGibbs
 from energax.samplers.mixed import Mixed
@@ -99,17 +99,33 @@ def advance(
     num_steps: int,
     key: Key[Array, ""],
 ) -> tuple[State, Any, Float[Array, ""]]:
-    """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed."""
+    """(State, tuning, mean acceptance) after `num_steps` steps with the energy held fixed.
+
+    The tuning learns once, of the acceptance in all the steps and of where they led: what it learns
+    of is a sum over all devices. That of a sampler which tells more than acceptance (its ladder's
+    swaps, say) learns in every step.
+    """
     fixed = without_gradient(energy)
+    learns_once = True
 
     def step(carry, step_key):
-        state, tuning = carry
+        nonlocal learns_once
+        state, tuning, accepted, divergent = carry
         state, info = sampler.step(fixed, state, tuning, key=step_key)
-        return (apart(state), sampler.adapt(tuning, state, info)), jnp.mean(info.acceptance)
+        if type(info) is not Info:
+            learns_once = False
+            tuning = sampler.adapt(tuning, state, info)
+        told = accepted + info.acceptance, divergent | info.divergent
+        return (apart(state), tuning, *apart(told)), None
 
-    (state, tuning), acceptance = jax.lax.scan(
-        step, (apart(state), tuning), jax.random.split(key, num_steps)
+    num_chains = num_rows(state.x)
+    told = jnp.zeros(num_chains), jnp.zeros(num_chains, bool)
+    (state, tuning, accepted, divergent), _ = jax.lax.scan(
+        step, (apart(state), tuning, *apart(told)), jax.random.split(key, num_steps)
     )
+    acceptance = accepted / num_steps
+    if learns_once:
+        tuning = sampler.adapt(tuning, state, Info(acceptance, divergent))
     return jax.lax.stop_gradient(state), tuning, jnp.mean(acceptance)
 
 
@@ -117,8 +133,10 @@ def two_phases(
     energy: AbstractEnergy, data: Point, samples: Point
 ) -> tuple[Float[Array, ""], Metrics]:
     """(mean E(data) − mean E(samples), metrics)."""
-    on_many = not jax.sharding.get_abstract_mesh().empty  # each has its share of either
-    if on_many or isinstance(energy, AbstractBipartiteEnergy):
+    if not jax.sharding.get_abstract_mesh().empty:  # each device has its share of either
+        f = together(of_shares(batched, energy, (data, samples)))
+        energies, sampled = -f[0], -f[1]
+    elif isinstance(energy, AbstractBipartiteEnergy):
         # By itself E(samples) starts with the product that block Gibbs ended with: made once.
         energies, sampled = -batched(energy, data), -batched(energy, samples)
     else:

@@ -5,8 +5,10 @@ drawn in bulk and the chains adapt together in warm-up.
 """
 
 from energax.samplers._base.devices import apart as apart
+from energax.samplers._base.devices import by_one as by_one
 from energax.samplers._base.devices import in_use as in_use
 from energax.samplers._base.devices import mesh_for as mesh_for
+from energax.samplers._base.devices import of_shares as of_shares
 from energax.samplers._base.devices import shared_out as shared_out
 from energax.samplers._base.devices import together as together
 from energax.samplers._base.loop import run as run

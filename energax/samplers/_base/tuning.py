@@ -41,17 +41,18 @@ class EnsembleMoments(eqx.Module):
         count = self.count + 1
         gain = 3 / (count + 10)
 
-        def moved(mean, leaf):
-            return mean + gain * (jnp.mean(leaf.astype(float), axis=0) - mean)
+        here = jax.tree.map(lambda leaf: jnp.mean(leaf.astype(float), axis=0), x)
 
-        def spread(mean, variance, leaf):  # the variance of a mixture: within, and between means
-            shift = jnp.mean(leaf.astype(float), axis=0) - mean
-            within = jnp.var(leaf.astype(float), axis=0)
-            new = (1 - gain) * variance + gain * within + gain * (1 - gain) * shift**2
+        def moved(mean, here):
+            return mean + gain * (here - mean)
+
+        def spread(mean, variance, here, leaf):  # that of a mixture: within, and between means
+            within = jnp.mean((leaf.astype(float) - here) ** 2, axis=0)
+            new = (1 - gain) * variance + gain * within + gain * (1 - gain) * (here - mean) ** 2
             return jnp.where(jnp.isfinite(new) & (new > 0), new, variance)
 
-        mean = jax.tree.map(moved, self.mean, x)
-        variance = jax.tree.map(spread, self.mean, self.variance, x)
+        mean = jax.tree.map(moved, self.mean, here)
+        variance = jax.tree.map(spread, self.mean, self.variance, here, x)
         return EnsembleMoments(mean, variance, count)
 
 

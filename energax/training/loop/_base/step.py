@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from energax.objectives._base import AbstractObjective, steepest_slope, within_orthant
-from energax.samplers._base import apart, together
+from energax.samplers._base import apart, by_one, together
 from energax.spaces import Point, num_rows
 from energax.training.loop._base.spectral import bounded
 
@@ -203,7 +203,9 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
         first, per_epoch = arrays.step, plan.steps_per_epoch
         if plan.batch_size < num_rows(plan.data):
             new_epoch = first % per_epoch == 0
-            order = jax.lax.cond(new_epoch, lambda: plan.order(first), lambda: order)
+            order = jax.lax.cond(
+                new_epoch, lambda: by_one(lambda: plan.order(first)), lambda: order
+            )
         end = jnp.minimum(until, (first // per_epoch + 1) * per_epoch)
         return jax.lax.while_loop(
             lambda c: (c[0].step < end) & ~c[-2] & ~c[-1], step, (arrays, order, *rest)
