@@ -20,8 +20,14 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     `score_samples` is log p(x) with log Z estimated, where scikit-learn's is a pseudo-likelihood.
 
     **Arguments:** `n_components`: hidden units. `learning_rate`: of Adam. `batch_size`: rows a
-    minibatch. `n_iter`: epochs. `n_gibbs_steps`: Gibbs steps of the chains an update.
-    `random_state`: seed; equal seeds give equal results.
+    minibatch. `n_iter`: epochs. `n_gibbs_steps`: Gibbs steps of the chains an update. `sparsity`:
+    about the share of rows in which a hidden unit is to be on, between 0 and 1; None leaves that
+    to the likelihood. `random_state`: seed; equal seeds give equal results.
+
+    For features rather than the likelihood try `sparsity=0.05`, by a grid search: each unit then
+    stands for something rare. A logistic regression on 256 units of MNIST errs a third less often,
+    one on 100 units of scikit-learn's digits a fifth more often. Training is by contrastive
+    divergence then, with `SparseHidden` (Lee, Ekanadham & Ng 2008), and the likelihood is lower.
 
     Fitted: `energy_` (the energax energy), `components_` (hidden, visible), `intercept_hidden_`,
     `intercept_visible_`, `reliable_` and `reasons_` of the training, and after `score_samples`
@@ -37,6 +43,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "n_iter": [Interval(Integral, 1, None, closed="left")],
         "n_gibbs_steps": [Interval(Integral, 1, None, closed="left")],
+        "sparsity": [Interval(Real, 0, 1, closed="neither"), None],
         "random_state": ["random_state"],
     }
 
@@ -48,6 +55,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         batch_size=100,
         n_iter=10,
         n_gibbs_steps=1,
+        sparsity=None,
         random_state=None,
     ):
         self.n_components = n_components
@@ -55,6 +63,7 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.batch_size = batch_size
         self.n_iter = n_iter
         self.n_gibbs_steps = n_gibbs_steps
+        self.sparsity = sparsity
         self.random_state = random_state
 
     def fit(self, X, y=None):
@@ -63,25 +72,40 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         X = self._checked(X, reset=True)
         self._seed = seed_of(self.random_state)
         rows = self._binary(X)
-        energy = energies.BernoulliRBM.random(
-            rows.shape[1], self.n_components, key=random.key(self._seed), data=rows
-        )
+        energy, objective = self._start(rows)
         result = training.fit(
-            energies.CentredRBM.of(energy, rows),
+            energy,
             rows,
-            objectives.PersistentCD(num_steps=self.n_gibbs_steps),
+            objective,
             key=random.key(self._seed + 1),
             learning_rate=self.learning_rate,
             batch_size=min(self.batch_size, len(rows)),
             num_epochs=self.n_iter,
         )
-        self.energy_ = result.energy.plain
+        fitted = result.energy
+        self.energy_ = fitted.plain if isinstance(fitted, energies.CentredRBM) else fitted
         self.reliable_, self.reasons_ = result.reliable, result.reasons
         self.components_ = np.asarray(self.energy_.weight).T
         self.intercept_hidden_ = np.asarray(self.energy_.hidden_bias)
         self.intercept_visible_ = np.asarray(self.energy_.visible_bias)
         self.n_iter_ = self.n_iter
         return self
+
+    def _start(self, rows: np.ndarray):
+        """(Energy to start from, objective)."""
+        rate = 0.5 if self.sparsity is None else float(self.sparsity)
+        energy = energies.BernoulliRBM.random(
+            rows.shape[1],
+            self.n_components,
+            key=random.key(self._seed),
+            data=rows,
+            hidden_rate=rate,
+        )
+        if self.sparsity is None:
+            centred = energies.CentredRBM.of(energy, rows)
+            return centred, objectives.PersistentCD(num_steps=self.n_gibbs_steps)
+        likelihood = objectives.ContrastiveDivergence(num_steps=self.n_gibbs_steps)
+        return energy, objectives.SparseHidden(likelihood, target=rate, strength=0.5)
 
     def transform(self, X):
         """Hidden-unit means E[h | x], (rows, hidden)."""

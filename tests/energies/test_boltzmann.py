@@ -249,6 +249,11 @@ def test_random_starts_at_the_base_rates():
     assert model.space == Binary(30) and not model.hidden_bias.any()
     with pytest.raises(ValueError, match="only 0 and 1"):
         BernoulliRBM.random(30, 20, key=key(4), data=data * 0.5)
+    rare = BernoulliRBM.random(30, 20, key=key(4), data=data, scale=1e-4, hidden_rate=0.05)
+    assert np.allclose(rare.hidden_mean(data.astype(float)), 0.05, atol=1e-3)
+    with pytest.raises(ValueError, match="hidden_rate: expected a number between 0 and 1, got 1"):
+        BernoulliRBM.random(30, 20, key=key(4), hidden_rate=1.0)
+
 
 
 @pytest.mark.parametrize(

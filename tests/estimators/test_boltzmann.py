@@ -63,3 +63,17 @@ def test_equal_seeds_give_equal_models():
     first, second = small().fit(X), small().fit(X)
     np.testing.assert_array_equal(first.components_, second.components_)
     np.testing.assert_array_equal(first.transform(X), second.transform(X))
+
+
+def test_hidden_units_are_on_in_the_share_of_rows_asked_for():
+    rng = np.random.default_rng(2)
+    X = (rng.random((400, 12)) < rng.random((4, 12))[rng.integers(4, size=400)]).astype(float)
+    options = {"n_components": 20, "n_iter": 60, "learning_rate": 0.01, "random_state": 0}
+    plain, rare = (BernoulliRBM(sparsity=s, **options).fit(X) for s in (None, 0.1))
+    assert plain.transform(X).mean() > 0.3
+    on = rare.transform(X).mean(axis=0)
+    assert 0.07 < on.mean() < 0.15 and on.max() < 0.3
+    assert rare.transform(X).std(axis=0).max() > 0.1  # and tell rows apart
+    for wrong in (0, 1.0, -0.1):
+        with pytest.raises(ValueError, match="sparsity"):
+            BernoulliRBM(sparsity=wrong).fit(X)

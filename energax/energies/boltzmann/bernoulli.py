@@ -1,5 +1,6 @@
 """The RBM of binary units."""
 
+import math
 from typing import Any
 
 import jax
@@ -50,19 +51,23 @@ class BernoulliRBM(AbstractRBM, AbstractLocalEnergy):
         key: Key[Array, ""],
         data=None,
         scale: float = 0.01,
+        hidden_rate: float = 0.5,
     ) -> "BernoulliRBM":
-        """An RBM to start training from: W ~ N(0, scale²), c = 0, b from the base rates of `data`.
+        """An RBM to start training from: W ~ N(0, scale²), b from the base rates of `data`.
 
         Hinton 2012, section 8.1: b_i = log(p_i/(1 − p_i)) with p_i the share of rows where v_i = 1,
-        half a row of each value added so that b is finite.
+        half a row of each value added so that b is finite; c_j the same of `hidden_rate`.
 
-        **Arguments:** `data`: (rows, visible) of 0 and 1; None leaves b = 0.
+        **Arguments:** `data`: (rows, visible) of 0 and 1; None leaves b = 0. `hidden_rate`: about
+        the share of rows in which a hidden unit is on; that of `SparseHidden`, if one trains.
 
-        **Raises:** ValueError if `data` does not suit the space.
+        **Raises:** ValueError if `data` does not suit the space, or for a rate out of (0, 1).
         """
+        if not 0 < hidden_rate < 1:
+            raise ValueError(f"hidden_rate: expected a number between 0 and 1, got {hidden_rate:g}")
         visible = fitted_units(Binary((num_visible,)), data)
         weight = scale * jax.random.normal(key, (num_visible, num_hidden))
-        return BernoulliRBM(weight, visible.bias)
+        return BernoulliRBM(weight, visible.bias, math.log(hidden_rate / (1 - hidden_rate)))
 
     @property
     def visible(self):
