@@ -64,7 +64,7 @@ def features(folder: str, minutes: float) -> dict:
     error = {}
     for name, of in (("features", lambda x: np.asarray(energy.hidden_mean(x))), ("pixels", None)):
         seen, asked = (x if of is None else of(x.astype(np.float32)) for x in (train, test))
-        learner = LogisticRegression(C=0.01 if of is None else 0.3, max_iter=200)
+        learner = LogisticRegression(C=0.1 if of is None else 0.3, max_iter=200)
         learner.fit(seen, data["y_train"])
         error[name] = 100 * float(np.mean(learner.predict(asked) != data["y_test"]))
     share = error["features"] / 100
@@ -74,5 +74,5 @@ def features(folder: str, minutes: float) -> dict:
         "value": error["features"],
         "text": f"{error['features']:.2f} % [{error['features'] - margin:.2f}, "
         f"{error['features'] + margin:.2f}], pixels {error['pixels']:.2f} %; {fit.num_steps:,} "
-        "steps; C = 0.3 and 0.01" + "".join(f"; the training: {reason}" for reason in fit.reasons),
+        "steps; C = 0.3 and 0.1" + "".join(f"; the training: {reason}" for reason in fit.reasons),
     }

@@ -255,7 +255,6 @@ def test_random_starts_at_the_base_rates():
         BernoulliRBM.random(30, 20, key=key(4), hidden_rate=1.0)
 
 
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
