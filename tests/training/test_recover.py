@@ -12,7 +12,13 @@ import pytest
 
 from energax import random, training
 from energax.energies import BernoulliRBM, from_log_density
-from energax.objectives import MaximumLikelihood, Penalised, PersistentCD, PseudoLikelihood
+from energax.objectives import (
+    DenoisingScoreMatching,
+    MaximumLikelihood,
+    Penalised,
+    PersistentCD,
+    PseudoLikelihood,
+)
 from energax.objectives._base import AbstractObjective
 from energax.results import UnreliableResult
 from energax.samplers import ULA
@@ -86,6 +92,54 @@ def test_an_exploding_rate_is_halved_until_it_suits():
         ended = train(recover=False)
     assert (ended.num_steps, ended.history["step"][-1]) == (first.back_to, first.step)
     assert ended.recoveries == () and not ended.reliable
+
+
+def leaping(at, rate):
+    """SGD whose update number `at` is far too long."""
+    return optax.sgd(lambda count: jnp.where(count == at, rate, 0.1))
+
+
+def unbounded():
+    return from_log_density(
+        lambda p, x: -0.5 * p * (x[0] - 4.0) ** 2, GRID, params=jnp.asarray(2.0)
+    )
+
+
+@pytest.mark.parametrize("objective", [PseudoLikelihood(), MaximumLikelihood()])
+def test_a_loss_that_leaps_and_stays_there_is_trouble_though_all_is_finite(objective):
+    rows = ROWS.astype(np.int32)
+    options = {"key": KEY, "num_steps": 200, "batch_size": 20}
+    away = {**options, "optimizer": leaping(60, 3e3)}
+    with pytest.warns(UnreliableResult, match="the loss ran away, to"):
+        ended = training.fit(unbounded(), rows, objective, **away)
+    assert ended.history["step"][-1] == 65  # the fifth step with what update 60 led to
+    assert 46 <= ended.num_steps <= 55 and abs(float(ended.energy.params) - TRUE) < 0.3
+    with pytest.warns(UnreliableResult, match="thr(ew|own)"):  # it leaps still, though not so far
+        fitted = training.fit(unbounded(), rows, objective, recover=True, **away)
+    assert fitted.num_steps == 200 and 2 <= len(fitted.recoveries) <= 5
+    assert all("the loss ran away, to" in each.cause for each in fitted.recoveries)
+    assert [each.new for each in fitted.recoveries[:2]] == [0.5, 0.25]
+    assert not fitted.recoveries[0].in_chains
+
+
+def test_one_odd_minibatch_is_none():
+    """A row far away makes the loss of its minibatch, once an epoch, a million times the usual."""
+    rows = np.random.default_rng(0).normal(size=(400, 1)).astype(np.float32)
+    rows[7] = 1e4
+    energy = from_log_density(
+        lambda p, x: -0.5 * jnp.exp(p) * x[0] ** 2, Real((1,)), params=jnp.asarray(0.0)
+    )
+    fitted = training.fit(
+        energy,
+        rows,
+        DenoisingScoreMatching(0.5),
+        key=KEY,
+        num_steps=200,
+        batch_size=20,
+        learning_rate=1e-3,
+    )
+    assert fitted.history["loss"].max() > 1e5 * np.median(fitted.history["loss"])
+    assert fitted.num_steps == 200 and "ran away" not in str(fitted.reasons)
 
 
 def test_it_goes_on_as_a_run_from_there_would():

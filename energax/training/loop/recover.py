@@ -143,6 +143,13 @@ class Doctor:
                 "choose another sampler",
                 curable=False,
             )
+        if "acceptance" not in last:
+            most = float(run.state.usual)
+            return Cause(
+                f"the loss ran away, to {last['loss']:.3g} at step {step}, where {most:.3g} was "
+                "the most before",
+                slower,
+            )
         gap = last["gap"]
         return Cause(
             f"the energies of data and samples ran apart, to a gap of {gap:.3g} nats at step "

@@ -56,11 +56,11 @@ def of_loss(run: Run, first: PyTree) -> tuple[str, ...]:
     run far above it on the way.
 
     The end is compared in the last steps, with the same rows and the same chance for both. Only an
-    objective without samples is asked: of others the loss tells nothing, and energies that run
+    objective without chains is asked: of others the loss tells nothing, and energies that run
     apart do.
     """
     history, end = run.history(), run.step
-    if end < 100 or "gap" in history or run.plan.settles:
+    if end < 100 or "acceptance" in history or run.plan.settles:
         return ()
     steps = range(end - _STEPS_BESIDE, end)
     now, then = run.losses(steps), run.losses(steps, first)

@@ -164,7 +164,7 @@ class Run:
         last = {name: float(values[max(count - 1, 0)]) for name, values in table.items()}
         record = (*moment.record, {name: values[:count] for name, values in table.items()})
         if trouble:
-            raise Trouble(record, last, idle=int(state.idle) >= IDLE_STEPS)
+            raise Trouble(record, last, idle=int(state.doubtful) >= IDLE_STEPS)
         step = int(state.step) if settled else until
         return Moment(step, state, order, record, moment.recoveries, settled), last
 

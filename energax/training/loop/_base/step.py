@@ -23,6 +23,8 @@ TABLE_ROWS = 1000  # most steps of a chunk that are logged
 _EXPLOSION = 1000.0  # a gap this many times what is usual, plus as many nats a site, is divergence
 LEAST_ACCEPTANCE = 0.01  # chains that accept less hardly move
 IDLE_STEPS = 1000  # in a row, after which they will not either
+_AWAY = 10.0  # a loss that leaps to this many times what it ever was, plus as many nats a site,
+AWAY_STEPS = 5  # and stays there for so many steps, has run away: one odd minibatch does not stay
 
 
 class TrainState(eqx.Module):
@@ -33,8 +35,8 @@ class TrainState(eqx.Module):
     optimizer: PyTree
     average: PyTree
     carry: Any
-    usual: Float[Array, ""]  # size of the energies before the first update
-    idle: Int[Array, ""]  # steps in a row up to now in which chains hardly moved
+    usual: Float[Array, ""]  # size of the energies before the first update, of a loss the largest
+    doubtful: Int[Array, ""]  # steps in a row in which chains hardly moved, or the loss was away
     directions: PyTree = None  # that θ's matrices stretch most, where those are bounded
 
 
@@ -137,14 +139,18 @@ def _update(plan: Plan, state: TrainState, order: Array) -> tuple[TrainState, di
     }
     if "energy_samples" in metrics:
         metrics["gap"] = metrics["energy_data"] - metrics["energy_samples"]
-    sizes = [jnp.abs(metrics[name]) for name in ("energy_data", "gap") if name in metrics]
-    usual = functools.reduce(jnp.maximum, sizes, jnp.zeros_like(state.usual))
-    usual = jnp.where(state.step == 0, usual, state.usual)
-    idle = state.idle
-    if "acceptance" in metrics:
-        idle = jnp.where(metrics["acceptance"] < LEAST_ACCEPTANCE, idle + 1, 0)
+    usual, doubtful = state.usual, state.doubtful
+    if "acceptance" in metrics:  # by chains, and of the loss only its gradient means something
+        sizes = [jnp.abs(metrics[name]) for name in ("energy_data", "gap") if name in metrics]
+        size = functools.reduce(jnp.maximum, sizes, jnp.zeros_like(usual))
+        usual = jnp.where(state.step == 0, size, usual)
+        doubtful = jnp.where(metrics["acceptance"] < LEAST_ACCEPTANCE, doubtful + 1, 0)
+    elif not plan.settles:
+        away = (state.step > 0) & (loss > _AWAY * (plan.fixed.space.num_sites + usual))
+        usual = jnp.where(away, usual, jnp.maximum(usual, jnp.abs(loss).astype(usual.dtype)))
+        doubtful = jnp.where(away, doubtful + 1, 0)
     return TrainState(
-        state.step + 1, parameters, optimizer, average, carry, usual, idle, directions
+        state.step + 1, parameters, optimizer, average, carry, usual, doubtful, directions
     ), metrics
 
 
@@ -190,7 +196,7 @@ def advance(plan: Plan, state: TrainState, order: Array, until: Array):
             healthy |= (old.step > 0) & jnp.isfinite(metrics["update_norm"])
         if "gap" in metrics:
             healthy &= jnp.abs(metrics["gap"]) <= _gap_limit(plan, new)
-        healthy &= new.idle < IDLE_STEPS
+        healthy &= new.doubtful < (IDLE_STEPS if "acceptance" in metrics else AWAY_STEPS)
         settled = (metrics["update_norm"] == 0) & plan.settles
         values = jnp.stack([old.step, *(metrics[name] for name in names)]).astype(dtype)
         # Steps between logged ones write where the next logged one will.

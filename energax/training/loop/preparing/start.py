@@ -87,7 +87,7 @@ def first_state(
         average=None if settings["average"] is None else theta,
         carry=carry,
         usual=jnp.zeros((), float),
-        idle=jnp.zeros((), jnp.int32),
+        doubtful=jnp.zeros((), jnp.int32),
         directions=directions,
     )
     return plan, as_strong(state)
