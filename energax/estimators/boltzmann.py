@@ -1,7 +1,7 @@
 """scikit-learn's face of the Bernoulli RBM: seeds, NumPy in and out, `transform` to features."""
 
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -82,8 +82,8 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             batch_size=min(self.batch_size, len(rows)),
             num_epochs=self.n_iter,
         )
-        fitted = result.energy
-        self.energy_ = fitted.plain if isinstance(fitted, energies.CentredRBM) else fitted
+        fitted: Any = result.energy
+        self.energy_: Any = fitted if self.sparsity is not None else fitted.plain
         self.reliable_, self.reasons_ = result.reliable, result.reasons
         self.components_ = np.asarray(self.energy_.weight).T
         self.intercept_hidden_ = np.asarray(self.energy_.hidden_bias)
