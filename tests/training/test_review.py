@@ -33,7 +33,7 @@ def fitted(rate, start=None, num_steps=400, **options):
 
 def test_a_rate_that_throws_the_model_about_is_told():
     with pytest.warns(ex.UnreliableResult, match="threw the model about"):
-        run = fitted(50.0)
+        run = fitted(10.0)
     assert not run.reliable and np.isfinite(np.asarray(run.energy.couplings)).all()
 
 
@@ -64,9 +64,9 @@ def test_what_it_began_with_is_kept_over_an_interruption(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fitted(50.0, checkpoint_dir=tmp_path, checkpoint_every=100, callback=stop)
+        fitted(10.0, checkpoint_dir=tmp_path, checkpoint_every=100, callback=stop)
     with pytest.warns(ex.UnreliableResult, match="threw the model about"):
         resumed = training.resume(tmp_path, data=spins())
     with pytest.warns(ex.UnreliableResult):
-        whole = fitted(50.0)
+        whole = fitted(10.0)
     assert resumed.reasons == whole.reasons

@@ -18,6 +18,7 @@ from energax.objectives._base import AbstractAddition, AbstractObjective
 from energax.spaces import Point
 from energax.training._base import Recovery
 from energax.training.loop._base import (
+    AWAY_STEPS,
     IDLE_STEPS,
     LEAST_ACCEPTANCE,
     Plan,
@@ -25,6 +26,7 @@ from energax.training.loop._base import (
     TrainState,
     Trouble,
     as_strong,
+    joined,
 )
 
 _RATE, _SCALE, _STEPS = "learning_rate", "update_scale", "objective.num_steps"
@@ -144,7 +146,8 @@ class Doctor:
                 curable=False,
             )
         if "acceptance" not in last:
-            most = float(run.state.usual)
+            before = joined(trouble.record, before=step + 1 - AWAY_STEPS).get("loss", np.zeros(0))
+            most = max(abs(before), default=float(run.state.usual))
             return Cause(
                 f"the loss ran away, to {last['loss']:.3g} at step {step}, where {most:.3g} was "
                 "the most before",

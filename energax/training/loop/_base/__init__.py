@@ -14,6 +14,7 @@ from energax.training.loop._base.run import Trouble as Trouble
 from energax.training.loop._base.spectral import bounded as bounded
 from energax.training.loop._base.spectral import check_matrices as check_matrices
 from energax.training.loop._base.spectral import within as within
+from energax.training.loop._base.step import AWAY_STEPS as AWAY_STEPS
 from energax.training.loop._base.step import IDLE_STEPS as IDLE_STEPS
 from energax.training.loop._base.step import LEAST_ACCEPTANCE as LEAST_ACCEPTANCE
 from energax.training.loop._base.step import Plan as Plan
