@@ -25,9 +25,9 @@ class BernoulliRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     to the likelihood. `random_state`: seed; equal seeds give equal results.
 
     For features rather than the likelihood try `sparsity=0.05`, by a grid search: each unit then
-    stands for something rare. A logistic regression on 256 units of MNIST errs a third less often,
-    one on 100 units of scikit-learn's digits a fifth more often. Training is by contrastive
-    divergence then, with `SparseHidden` (Lee, Ekanadham & Ng 2008), and the likelihood is lower.
+    stands for something rare. On MNIST that tells digits apart better, on scikit-learn's small
+    digits worse. Training is by contrastive divergence then, with `SparseHidden` (Lee, Ekanadham &
+    Ng 2008), and the likelihood is lower.
 
     Fitted: `energy_` (the energax energy), `components_` (hidden, visible), `intercept_hidden_`,
     `intercept_visible_`, `reliable_` and `reasons_` of the training, and after `score_samples`

@@ -35,6 +35,9 @@ def test_a_rate_that_throws_the_model_about_is_told():
     with pytest.warns(ex.UnreliableResult, match="threw the model about"):
         run = fitted(10.0)
     assert not run.reliable and np.isfinite(np.asarray(run.energy.couplings)).all()
+    with pytest.warns(ex.UnreliableResult, match="the loss ran away"):
+        run = fitted(50.0)  # so far that it is not gone on with
+    assert not run.reliable and np.isfinite(np.asarray(run.energy.couplings)).all()
 
 
 def test_a_loss_that_got_worse_is_told():

@@ -101,6 +101,7 @@ def review(history: History, num_sites: int) -> tuple[str, ...]:
     tenths = np.array_split(history["energy_data_sd"], 10)
     widest = max(float(part.mean()) for part in tenths[5:])
     most = 10 * num_sites**0.5
+    most_spread = max(most, num_sites)
     grown = "often where the data have modes between which chains do not cross; take a lower "
     grown += "learning rate, chains that start anew or are tempered (ReplayCD, TemperedPCD), or an "
     grown += "EnergyPenalty"
@@ -114,13 +115,13 @@ def review(history: History, num_sites: int) -> tuple[str, ...]:
                 "or more steps",
             ),
             (
-                spread <= max(most, num_sites),
+                spread <= most_spread,
                 f"in the last tenth of the steps the data's energies spread by {spread:.3g} nats, "
                 f"and those of a density that fits {num_sites} site(s) do by some "
                 f"{(num_sites / 2) ** 0.5:.2g}: E has grown without bounds, {grown}",
             ),
             (
-                spread > max(most, num_sites) or widest <= max(most, num_sites),
+                spread > most_spread or widest <= most_spread,
                 f"over a tenth of the steps of the second half the data's energies spread by "
                 f"{widest:.3g} nats, and do by {spread:.3g} at the end: training threw E about, "
                 f"and where it came down is chance, {grown}",
