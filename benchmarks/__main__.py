@@ -21,7 +21,7 @@ def main() -> int:
         "--threads", type=int, help="threads of each library (default: its own choice)"
     )
     parser.add_argument(
-        "--minutes", type=float, help="CPU minutes of training (denoising; default: its own choice)"
+        "--minutes", type=float, help="of training, where a benchmark trains for a time"
     )
     arguments = parser.parse_args()
     if arguments.data is not None and not arguments.data.is_dir():

@@ -1,13 +1,14 @@
-"""How the benchmarks train a Boltzmann machine for some minutes."""
+"""How the benchmarks train a Boltzmann machine for some minutes, and say what came of it."""
 
 import warnings
 from typing import Any
 
 import numpy as np
 
-from benchmarks._timing import clock
+from benchmarks._data import BINARISED_MNIST
+from benchmarks._timing import Options, Report, Timing, clock, isolated, say
 
-BATCH, AVERAGE = 100, 0.9995
+BATCH, CHAINS, AVERAGE = 100, 100, 0.9995
 
 
 def trained(
@@ -45,3 +46,46 @@ def trained(
     left = 60 * minutes - spent()[0]
     fit = fitted(max(100, int(0.95 * left / each)), 0, max_seconds=max(left, 1.0))
     return fit, spent()
+
+
+def likelihood_report(
+    name: str, question: str, options: Options, minutes: float, to_reach: float, published: str
+) -> Report:
+    """What `job` of the benchmark `name` finds on the binarised digits after so many minutes."""
+    timings, limits, notes = [], [], []
+    if options.data is None or not (options.data / BINARISED_MNIST).exists():
+        notes.append(f"No data: give the folder that holds {BINARISED_MNIST} by --data DIR.")
+    else:
+        minutes = 0.5 if options.quick else options.minutes or minutes
+        arguments = {"folder": str(options.data.resolve()), "minutes": minutes}
+        found = isolated(f"benchmarks.{name}:job", arguments, options.threads)
+        wall, cpu = found["training"]
+        timings.append(Timing("training", 0.0, [wall], [cpu], found["peak"]))
+        notes.append(
+            f"OURS {found['value']:.2f} [{found['lower']:.2f}, {found['upper']:.2f}]; published: "
+            f"{published}; to reach {to_reach:g}; {wall / 60:.1f} minutes of training; "
+            f"{found['text']}"
+        )
+        say(notes[-1])
+        if found["reliable"]:
+            limits.append((f"short of {to_reach:g}", max(0.0, to_reach - found["value"]), 0.0))
+        else:  # a number that may be anything reaches nothing
+            limits.append(("figures that can't be trusted", 1.0, 0.0))
+    return Report(
+        name=name, question=question, timings=timings, ratios=[], limits=limits, notes=notes
+    )
+
+
+def likelihood(score: Any, z: Any, fit: Any, spent: tuple[float, float]) -> dict:
+    """What a job returns: the mean of `score`, with its interval, and how it was found."""
+    return {
+        "training": spent,
+        "value": float(score.value),
+        "reliable": bool(score.reliable),
+        "lower": float(score.lower),
+        "upper": float(score.upper),
+        "text": f"log Z {z.value:.2f} ± {z.std_err:.2f} by {z.method}, "
+        f"{'reliable' if score.reliable else f'UNRELIABLE: {z.reasons}'}; {fit.num_steps:,} steps"
+        + (", cut short by the clock" if fit.time_limited else "")
+        + "".join(f"; the training: {reason}" for reason in fit.reasons),
+    }

@@ -8,14 +8,11 @@ BINARISED_MNIST = "binarized_mnist_larochelle_packed.npz"
 NO_TABLES = "Without `--data DIR` that holds adbench/, no table was asked."
 
 
-def binarised_mnist(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) rows of 784 bits, Larochelle's split."""
+def binarised_mnist(folder: str, parts: tuple[str, ...]) -> np.ndarray:
+    """Rows of 784 bits of these parts, "train", "valid" and "test", of Larochelle's split."""
     with np.load(Path(folder) / BINARISED_MNIST) as file:
-        train, test = (
-            np.unpackbits(file[name], axis=1)[:, :784].astype(np.float32)
-            for name in ("train", "test")
-        )
-    return train, test
+        rows = [np.unpackbits(file[name], axis=1)[:, :784] for name in parts]
+    return np.concatenate(rows).astype(np.float32)
 
 
 def debd(file: str | Path, part: str) -> np.ndarray:

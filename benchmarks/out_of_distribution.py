@@ -61,7 +61,7 @@ def areas(folder: str, steps: int) -> dict:
 
     import energax as ex
 
-    rows, digits = binarised_mnist(folder)
+    rows, digits = (binarised_mnist(folder, (part,)) for part in ("train", "test"))
     warnings.simplefilter("ignore")
     start = ex.energies.BernoulliRBM.random(784, HIDDEN, key=ex.random.key(0), data=rows)
     rate = optax.linear_schedule(RATE, 0.0, steps)

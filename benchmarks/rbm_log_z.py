@@ -72,7 +72,7 @@ def _nltcs(folder, seeds, options, timings, limits, notes) -> None:
 def mnist(folder: str, epochs: int) -> dict:
     import energax as ex
 
-    rows, test = binarised_mnist(folder)
+    rows, test = (binarised_mnist(folder, (part,)) for part in ("train", "test"))
     key = ex.random.key(0)
     energy = ex.energies.BernoulliRBM.random(784, HIDDEN, key=key, data=rows)
     objective = ex.objectives.PersistentCD(num_steps=5, num_chains=100)

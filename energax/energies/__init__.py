@@ -36,11 +36,12 @@ from energax.energies.function import PositiveEnergy as PositiveEnergy
 from energax.energies.function import from_log_density as from_log_density
 from energax.energies.function import from_positive as from_positive
 from energax.energies.hopfield import Hopfield as Hopfield
+from energax.energies.kernels import KernelDensity as KernelDensity
+from energax.energies.kernels import KernelMarginals as KernelMarginals
 from energax.energies.lattice import BoltzmannMachine as BoltzmannMachine
 from energax.energies.lattice import GeneralPotts as GeneralPotts
 from energax.energies.lattice import Ising as Ising
 from energax.energies.lattice import Potts as Potts
-from energax.energies.marginals import KernelMarginals as KernelMarginals
 from energax.energies.mixture import LabelledMixture as LabelledMixture
 from energax.energies.mixture import Mixture as Mixture
 from energax.energies.mixture import ModelMixture as ModelMixture

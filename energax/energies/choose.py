@@ -128,31 +128,42 @@ def _features(space: AbstractSpace, rows: Point) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def k_means(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """The cluster of each row: the best of four starts, each spread by squared distances."""
+def k_means(
+    rows: np.ndarray, k: int, rng: np.random.Generator, *, starts: int = 4, rounds: int = 20
+) -> np.ndarray:
+    """The cluster of each row: the best of some starts, each spread by squared distances (Arthur &
+    Vassilvitskii 2007, section 2.2)."""
     best, least = np.zeros(len(rows), int), np.inf
     square = (rows**2).sum(1)
-    for _ in range(4):
+    for _ in range(starts):
         centres = rows[rng.integers(len(rows), size=1)]
+        distance = np.full(len(rows), np.inf)
         while len(centres) < k:
-            distance = _square_distances(rows, square, centres).min(1)
+            distance = np.minimum(distance, square_distances(rows, centres[-1:], square)[:, 0])
             total = distance.sum()
             if total <= 0:
                 break
             chosen = rng.choice(len(rows), p=distance / total)
             centres = np.concatenate([centres, rows[chosen : chosen + 1]])
-        labels = np.zeros(len(rows), int)
-        for _ in range(20):
-            labels = _square_distances(rows, square, centres).argmin(1)
+        labels = np.full(len(rows), -1)
+        for _ in range(rounds):
+            before = labels
+            labels = square_distances(rows, centres, square).argmin(1)
+            if (labels == before).all():
+                break
             member = labels[:, None] == np.arange(len(centres))
             size = np.maximum(member.sum(0), 1)[:, None]
             means = member.T.astype(float) @ rows / size
             centres = np.where(member.any(0)[:, None], means, centres)
-        loss = _square_distances(rows, square, centres).min(1).sum()
+        loss = square_distances(rows, centres, square).min(1).sum()
         if loss < least:
             best, least = labels, loss
     return best
 
 
-def _square_distances(rows, square, centres) -> np.ndarray:
-    return np.maximum(square[:, None] + (centres**2).sum(1) - 2 * rows @ centres.T, 0)
+def square_distances(
+    rows: np.ndarray, centres: np.ndarray, square: np.ndarray | None = None
+) -> np.ndarray:
+    """|x − c|², (rows, centres), `square` being |x|² where it is at hand."""
+    own = (rows**2).sum(1) if square is None else square
+    return np.maximum(own[:, None] + (centres**2).sum(1) - 2 * rows @ centres.T, 0)

@@ -34,26 +34,40 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
     booleans are categories: of the columns by themselves and of the mixture. A value that was not
     there in `fit` counts as one that half a row had.
 
+    With `novelty` the rows to fit are taken for normal, all of them: none is left out, the experts
+    are the mixture and a kernel density of the rows, and odd is what is unlike them. An odd
+    row among them is normal from then on.
+
     **Arguments:** `contamination`: "auto" calls rows odd whose energy is above that at which the
-    bulk ends; a number from 0 to 0.5 is the share of the training rows that is called odd.
+    bulk ends, with `novelty` above that of every training row by the others; a number from 0 to 0.5
+    is the share of the training rows that is called odd. `novelty`: whether no training row is odd.
     `max_components`: of the mixture. `calibration`: share of the rows that are held out for
     p-values. `random_state`: seed; equal seeds give equal results.
 
     Fitted: `energy_`, `offset_` (the score below which a row is odd), `decision_scores_` (E of the
-    training rows, higher is odder) and `labels_` (1 if odd) as in PyOD.
+    training rows, higher is odder; with `novelty` by the others) and `labels_` (1 if odd) as in
+    PyOD.
     """
 
     _parameter_constraints: ClassVar[dict] = {
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "novelty": ["boolean"],
         "max_components": [Interval(Integral, 1, None, closed="left")],
         "calibration": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
     }
 
     def __init__(
-        self, contamination="auto", *, max_components=8, calibration=0.25, random_state=None
+        self,
+        contamination="auto",
+        *,
+        novelty=False,
+        max_components=8,
+        calibration=0.25,
+        random_state=None,
     ):
         self.contamination = contamination
+        self.novelty = novelty
         self.max_components = max_components
         self.calibration = calibration
         self.random_state = random_state
@@ -68,8 +82,13 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         if len(fitted.centre):
             self.energy_ = Standardised(fitted.energy, fitted.centre, fitted.scale)
         self.decision_scores_ = self._energies(self._fitted, self._rows)
+        if self.novelty:  # a row would vouch for itself
+            by_others = fitted.energies
+            known = np.isfinite(by_others)
+            self.decision_scores_[known] = by_others[known]
         if self.contamination == "auto":
-            self.offset_ = -self._fitted.threshold
+            highest = float(self.decision_scores_.max())
+            self.offset_ = -(highest if self.novelty else fitted.threshold)
         else:
             self.offset_ = float(np.quantile(-self.decision_scores_, float(self.contamination)))
         self.labels_ = (-self.decision_scores_ < self.offset_).astype(int)
@@ -132,7 +151,8 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         return as_table(self.layout_, draws.flat())
 
     def _experts(self, rows):
-        return fit_experts(rows, max_components=self.max_components, seed=self._seed)
+        options = {"max_components": self.max_components, "seed": self._seed}
+        return fit_experts(rows, **options, clean=self.novelty)
 
     def _checked(self, X):
         check_is_fitted(self)

@@ -228,6 +228,9 @@ EXAMPLES = {
     energies.KernelMarginals: lambda: energies.KernelMarginals(
         [[0.3, -1.0], [0.9, 0.4], [-1.2, 2.0]], [0.4, 0.7]
     ),
+    energies.KernelDensity: lambda: energies.KernelDensity(
+        [[0.3, -1.0], [0.9, 0.4], [-1.2, 2.0]], 0.6, [0.2, 0.5, 0.3]
+    ),
     energies.Standardised: lambda: energies.Standardised(normal(), [0.3, -1.0, 20.0], [0.5, 2, 3]),
     energies.ModelMixture: lambda: energies.ModelMixture(
         [normal(), base.Tempered(normal(), 0.5)], [0.4, -1.2], [0.3, 0.7]

@@ -62,6 +62,24 @@ def test_contamination_is_the_share_called_odd():
     assert (detector.predict(rows) == -1).sum() == 40
 
 
+def test_without_odd_rows_every_row_is_learned_from_and_judged_by_the_others():
+    rows = correlated(1200)
+    rows[0, 2] = 9.0
+    detector = EnergyDetector(novelty=True, random_state=0).fit(rows)
+    assert (detector.fit_predict(rows) == 1).all() and (detector.predict(rows) == 1).all()
+    assert detector.decision_scores_[0] == detector.decision_scores_.max()
+    share = EnergyDetector(0.1, novelty=True, random_state=0).fit(rows)
+    assert share.labels_.sum() == 120
+    itself = -detector.score_samples(rows)
+    assert (detector.decision_scores_ > itself).all()  # a row vouches for itself
+    fresh = correlated(1200, 3)
+    assert (detector.predict(fresh) == -1).mean() < 0.02
+    assert (detector.predict(fresh + np.array([0, 10, 0, 0])) == -1).mean() > 0.95
+    level = np.median(detector.decision_scores_)
+    assert (-detector.score_samples(fresh) < level).mean() == pytest.approx(0.5, abs=0.1)
+    assert (detector.p_values(fresh) <= 0.2).mean() == pytest.approx(0.2, abs=0.12)  # 4.6 errors
+
+
 def test_false_alarms_come_at_the_rate_that_was_asked_for():
     """Over many splits p is uniform on its multiples: counts of p ≤ α of fresh rows have mean α."""
     rates = {0.05: [], 0.2: []}

@@ -1,10 +1,12 @@
 """Mixtures fitted by EM to rows with gaps, and experts that odd rows do not bend."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import integrate
 from scipy.stats import multivariate_normal
 
+from energax.energies._base import batched
 from energax.training import (
     Columns,
     MixedMixture,
@@ -140,6 +142,45 @@ def test_experts_leave_odd_rows_out_and_keep_the_others():
     assert found.kept[:700].mean() > 0.9
     clean = fit_experts(np.random.default_rng(1).normal(size=(1000, 3)) * [1, 5, 0.1])
     assert clean.kept.mean() > 0.85
+
+
+def test_experts_of_many_rows_are_fitted_to_some_of_them():
+    rows = draws(6000)[0]
+    found = fit_experts(rows)
+    looked_at = np.isfinite(found.energies)
+    assert looked_at.sum() == 2000 and not found.kept[~looked_at].any()
+    assert found.kept[looked_at].mean() > 0.8
+    z = (rows - found.centre) / found.scale
+    each = np.array(-batched(found.energy, jnp.asarray(z[looked_at][:50])))
+    np.testing.assert_allclose(each, found.energies[looked_at][:50], atol=2e-3)  # interpolated
+
+
+def test_clean_rows_are_all_kept_and_judged_by_the_others():
+    rows = np.concatenate([draws(60)[0], [[9.0, 9.0, 9.0]]])
+    found = fit_experts(rows, clean=True, max_components=1)
+    assert found.kept.all()
+    z = (rows - rows.mean(0)) / rows.std(0)
+    kernels, mixture = (part.energy for part in found.energy.experts)
+    width = float(kernels.width)
+
+    def by_others(width):
+        away = z[:, None] - z
+        log_k = multivariate_normal(np.zeros(3), width**2 * np.eye(3)).logpdf(away)
+        np.fill_diagonal(log_k, -np.inf)
+        return np.log(len(z) - 1) - np.logaddexp.reduce(log_k, axis=1)
+
+    best = min(np.geomspace(0.05, 2, 400), key=lambda w: by_others(w).mean())
+    assert width == pytest.approx(best, rel=0.06)
+    each = [by_others(width), -np.asarray(batched(mixture, jnp.asarray(z)), float)]
+    expected = sum(e / max(e.std(), 0.5) for e in each)
+    np.testing.assert_allclose(found.energies, expected, atol=1e-3)
+    itself = -np.asarray(batched(found.energy, jnp.asarray(z)), float)
+    assert found.energies[-1] > itself[-1] + 1  # the far row would vouch for itself
+
+
+def test_one_clean_row_has_an_energy():
+    found = fit_experts(np.array([[0.3, -2.0]]), clean=True)
+    assert np.isfinite(found.energies).all() and np.isfinite(found.threshold)
 
 
 def test_experts_take_gaps_and_constant_columns():

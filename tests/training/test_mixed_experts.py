@@ -1,7 +1,10 @@
 """Mixtures and experts of rows that hold numbers and categories, against sums by hand."""
 
+import dataclasses
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -144,6 +147,19 @@ def test_values_that_a_third_of_the_rows_have_are_kept():
         assert found.kept[25:][codes[25:, 0] == value].mean() > 0.9
     far = np.abs(numbers[:25]).max(1) > 6
     assert far.sum() > 10 and not found.kept[:25][far].any()
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_energies_of_rows_are_those_of_the_energy(clean):
+    rows = draws(300)
+    found = fit_experts(rows, clean=clean)
+    fresh = draws(300, 5) if clean else rows  # clean rows are judged by the others
+    z = dataclasses.replace(fresh, numbers=(fresh.numbers - found.centre) / found.scale)
+    each = -np.asarray(batched(found.energy, jax.tree.map(jnp.asarray, z.point)), float)
+    if clean:
+        assert np.median(each) == pytest.approx(np.median(found.energies), abs=0.3)
+    else:
+        np.testing.assert_allclose(each, found.energies, atol=5e-3)
 
 
 def test_without_categories_nothing_changes():

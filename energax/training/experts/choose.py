@@ -2,11 +2,16 @@
 experts that rows far from the rest do not bend."""
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
-from energax.energies import KernelMarginals, Product, RecordReference, Tempered
+from energax.energies import KernelDensity, KernelMarginals, Product, RecordReference, Tempered
 from energax.energies._base import AbstractEnergy, AbstractNormalised
+from energax.energies.choose import square_distances
 from energax.training.experts._base import (
     PRIOR_ROWS,
     Columns,
@@ -16,6 +21,7 @@ from energax.training.experts._base import (
     categorical,
     check,
     fit_components,
+    log_sum,
     standard,
 )
 
@@ -25,10 +31,12 @@ _RIDGE = 0.1  # weight of the spherical part of the single normal's covariance
 _FIRST, _ROUNDS = 0.65, 3  # share of the rows kept at first, and how often they are chosen
 _BEYOND = 3.0  # distances from the median to the lowest tenth, above which a row is left out
 _REFINED = 2  # times, with the last cut
-_EM_ROUNDS = 10
+_EM_ROUNDS, _STARTS = 5, 1  # of the mixture, each time
 _ROUGHLY = 1e-3  # nats a round, below which EM ends where mixtures are only compared
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
-_MOST_ROWS = 20_000  # that the experts are fitted to
+_MOST_ROWS = 2_000  # that the experts are fitted to
+_MOST_KERNELS = 2_000  # at rows
+_WIDTHS = (0.05, 2.0)  # of these kernels, in sds of the columns
 _GRID = 200
 _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the same for most rows
 
@@ -40,6 +48,8 @@ class Experts:
     - `energy`: of rows whose numbers are z = (x − centre) / scale, on their space (`Columns`).
       `centre`, `scale`: (n,).
     - `kept`: (num,) which rows it was fitted to; `threshold`: the energy where the bulk ends.
+    - `energies`: (num,) of the rows, NaN where it was not computed; in a fit to clean rows by the
+      others.
     - `mixture`: in the units of the rows, which fills their gaps.
     """
 
@@ -48,6 +58,7 @@ class Experts:
     scale: np.ndarray
     kept: np.ndarray
     threshold: float
+    energies: np.ndarray
     mixture: MixedMixture
 
 
@@ -101,21 +112,28 @@ def fit_mixed_mixture(
     return fitted(z, *found).moved(centre, scale)
 
 
-def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: int = 0) -> Experts:
-    """A product of three experts, E(x) = Σ_i E_i(x)/s_i, fitted to rows of which some may be odd.
+def fit_experts(
+    rows: np.ndarray | Columns, *, max_components: int = 8, seed: int = 0, clean: bool = False
+) -> Experts:
+    """A product of experts, E(x) = Σ_i E_i(x)/s_i, fitted to rows of which some may be odd.
 
     The experts: the columns by themselves (`KernelMarginals`, and how often categories are), one
     normal of all numbers, and a mixture; s_i is the sd of E_i over the rows kept, so that each has
     the same say (Hinton 2002, eq. 1, with every expert to a power). They are fitted to the two
     thirds of the rows that have the lowest energies, three times over, then to all rows whose
     energy is not far above the median (concentration steps, Rousseeuw & Van Driessen 1999, theorem
-    1; reweighting, section 4). Categories are counted in all rows, in each component too: else
-    values that a third of the rows have would be left out for good. A dense cluster is a mode of
-    its own, however far from the rest.
+    1; reweighting, section 4). Of more than 2,000 rows as many are drawn for it (section 3.3).
+    Categories are counted in all of these, in each component too: else values that a third of the
+    rows have would be left out for good. A dense cluster is a mode of its own, however far from the
+    rest.
+
+    Where no row is odd (`clean`) nothing bends experts that can be bent: they are the mixture and a
+    `KernelDensity` at up to 2,000 rows, as wide as makes each most likely by the others (Duin
+    1976).
 
     **Arguments:** `rows`: (num, n) of numbers, NaN where one is missing, or `Columns`; what is
     missing is filled by the mixture. `max_components`: of the mixture, at most one for 4 rows a
-    column.
+    column. `clean`: whether no row is odd.
 
     **Raises:** ValueError for rows of another shape, infinite values, or a column without values.
     """
@@ -125,34 +143,45 @@ def fit_experts(rows: np.ndarray | Columns, *, max_components: int = 8, seed: in
     rng = np.random.default_rng(seed)
     num, n = rows.numbers.shape
     count = int(np.clip(num // (_ROWS_A_COLUMN * rows.width), 1, max_components))
-    floor = _LEAST_SD * np.nanstd(rows.numbers, 0)
-    kept, shares = np.ones(num, bool), rows.shares()
+    floor = np.zeros(n) if clean else _LEAST_SD * np.nanstd(rows.numbers, 0)
+    own, shares = np.arange(num), rows.shares()
+    if num > _MOST_ROWS:
+        own = np.sort(rng.choice(num, _MOST_ROWS, replace=False))
+    some, kept = rows[own], np.ones(len(own), bool)
     gaps = fit_mixed_mixture(rows, max_components=1) if rows.missing else None
-    for i in range(_ROUNDS + _REFINED + 1):
-        known = np.flatnonzero(kept)
-        if len(known) > _MOST_ROWS:
-            known = rng.choice(known, _MOST_ROWS, replace=False)
-        centre, scale = standard(rows.numbers[known], floor)
-        z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
+    rounds = 0 if clean else _ROUNDS + _REFINED
+    for i in range(rounds + 1):
+        centre, scale = standard(some.numbers[kept], floor)
+        z = dataclasses.replace(some, numbers=(some.numbers - centre) / scale)
         if gaps is not None:
             z = gaps.moved(-centre / scale, 1 / scale).filled(z)
-        parts = fit_components(z[known], count, rng, shares, rounds=_EM_ROUNDS)
+        parts = fit_components(z[kept], count, rng, shares, rounds=_EM_ROUNDS, starts=_STARTS)
         parts = parts.recounted(z, MixedPrior(np.eye(n), shares, PRIOR_ROWS))
         gaps = None if gaps is None else parts.moved(centre, scale)
-        experts = [(parts.energy(z.space), -parts.log_prob(z))]
-        if n:
-            whole = _single(z.numbers[known])
-            experts.insert(0, (_of_numbers(whole.energy(), z), -whole.log_prob(z.numbers)))
-        experts.insert(0, _by_columns(z, known, shares))
-        each = [energies for _, energies in experts]
-        spread = [max(float(np.std(e[known])), _LEAST_SPREAD) for e in each]
-        total = np.sum([e / s for e, s in zip(each, spread, strict=True)], axis=0)
-        if i == _ROUNDS + _REFINED:
-            break
-        kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, spread))
-    energy = Product(*(Tempered(e, 1 / s) for (e, _), s in zip(experts, spread, strict=True)))
+        experts = [_kernels(z, rng)] if clean and n else [_by_columns(z, kept, shares)]
+        if n and not clean:
+            experts.append(_single(z, kept))
+        experts.append(_Expert(lambda p=parts, z=z: p.energy(z.space), -parts.log_prob(z)))
+        spread = [max(float(np.std(e.energies[kept])), _LEAST_SPREAD) for e in experts]
+        total = np.sum([e.energies / s for e, s in zip(experts, spread, strict=True)], axis=0)
+        if i < rounds:
+            kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, spread))
+    energies = [expert.energy() for expert in experts]
+    energy = Product(*(Tempered(e, 1 / s) for e, s in zip(energies, spread, strict=True)))
+    # above they were −log p: a normal's E leaves its log Z out
+    total = total - np.sum([float(e.log_z) / s for e, s in zip(energies, spread, strict=True)])
+    used, found = np.zeros(num, bool), np.full(num, np.nan)
+    used[own[kept]], found[own] = True, total
     mixture = parts.moved(centre, scale)
-    return Experts(energy, centre, scale, kept, _cut(total, spread), mixture)
+    return Experts(energy, centre, scale, used, _cut(total, spread), found, mixture)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Expert:
+    """`energy`: makes it, of standardised rows; `energies`: −log p of the rows at hand, (num,)."""
+
+    energy: Callable[[], AbstractNormalised]
+    energies: np.ndarray
 
 
 def _cut(energies: np.ndarray, spread: list[float]) -> float:
@@ -161,11 +190,37 @@ def _cut(energies: np.ndarray, spread: list[float]) -> float:
     return float(middle + _BEYOND * max(middle - low, sum(_LEAST_SPREAD / s for s in spread)))
 
 
-def _single(z: np.ndarray) -> NormalMixture:
+def _single(z: Columns, kept: np.ndarray) -> _Expert:
     """One normal, its covariance S drawn towards the sphere: (S + r I) / (1 + r)."""
-    covariance = np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1)
+    numbers = z.numbers[kept]
+    covariance = np.cov(numbers, rowvar=False, bias=True).reshape(numbers.shape[1], -1)
     covariance = (covariance + _RIDGE * np.eye(len(covariance))) / (1 + _RIDGE)
-    return NormalMixture(np.zeros(1), z.mean(0)[None], covariance[None])
+    normal = NormalMixture(np.zeros(1), numbers.mean(0)[None], covariance[None])
+    energies = _log_alike(z) - normal.log_prob(z.numbers)
+    return _Expert(lambda: _of_numbers(normal.energy(), z), energies)
+
+
+def _kernels(z: Columns, rng: np.random.Generator) -> _Expert:
+    """Kernels at rows, of the width that makes each row most likely by the others; E of a row that
+    is the place of a kernel is by the others."""
+    num, n = z.numbers.shape
+    places = rng.choice(num, min(num, _MOST_KERNELS), replace=False)
+    points, own = z.numbers[places], np.arange(len(places))
+    square = square_distances(z.numbers, points)
+    square[places, own] = np.inf if num > 1 else 0.0  # the only row has no others
+    others = np.isfinite(square).sum(1)
+
+    def energies(log_width: float, square: np.ndarray, others: np.ndarray) -> np.ndarray:
+        log_kernels = log_sum(-0.5 * square * math.exp(-2 * log_width))
+        normal = n * (0.5 * math.log(2 * math.pi) + log_width) + _log_alike(z)
+        return normal + np.log(others) - log_kernels
+
+    loss = lambda log_width: energies(log_width, square[places], others[places]).mean()
+    bounds = np.log(_WIDTHS)
+    best: Any = minimize_scalar(loss, bounds=bounds, options={"xatol": 0.05})
+    log_width = float(best.x)
+    energy = lambda: _of_numbers(KernelDensity(points, math.exp(log_width)), z)
+    return _Expert(energy, energies(log_width, square, others))
 
 
 def _of_numbers(energy: AbstractNormalised, z: Columns) -> AbstractNormalised:
@@ -176,21 +231,24 @@ def _of_numbers(energy: AbstractNormalised, z: Columns) -> AbstractNormalised:
     return RecordReference(z.space, {"numbers": energy, "categories": alike})
 
 
-def _by_columns(
-    z: Columns, known: np.ndarray, shares: np.ndarray
-) -> tuple[AbstractNormalised, np.ndarray]:
-    """The expert of the columns by themselves, and E of all rows, (num,); of numbers between places
-    at which it was computed."""
+def _log_alike(z: Columns) -> float:
+    """−log p of the categories of a row where all are as likely."""
+    return len(z.num_values) * math.log(z.most_values)
+
+
+def _by_columns(z: Columns, kept: np.ndarray, shares: np.ndarray) -> _Expert:
+    """The columns by themselves; E of numbers between places at which it was computed."""
     total, parts = np.zeros(len(z)), {}
     if z.numbers.shape[1]:
-        parts["numbers"] = columns = KernelMarginals.fit(z.numbers[known])
-        points, width = np.asarray(columns.points, np.float64), np.asarray(columns.width)
-        for x, centres, h in zip(z.numbers.T, points.T, width.astype(np.float64), strict=True):
+        points, width = KernelMarginals.quantiles(z.numbers[kept])
+        parts["numbers"] = lambda: KernelMarginals(points, width)
+        for x, centres, h in zip(z.numbers.T, points.T, width, strict=True):
             places = np.unique(np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres]))
             density = KernelMarginals.density(places, centres, h)
             total -= np.interp(x, places, np.log(density))
     if not z.categories.shape[1]:
-        return parts["numbers"], total
-    parts["categories"] = categorical(z.space, shares)
+        return _Expert(parts["numbers"], total)
+    parts["categories"] = lambda: categorical(z.space, shares)
     total -= np.take_along_axis(np.log(np.maximum(shares, 1e-300)), z.categories.T, 1).sum(0)
-    return RecordReference(z.space, parts), total
+    each = lambda: {name: energy() for name, energy in parts.items()}
+    return _Expert(lambda: RecordReference(z.space, each()), total)

@@ -209,6 +209,8 @@ class MixedMixture:
 
     def recounted(self, rows: Columns, prior: "MixedPrior") -> "MixedMixture":
         """The same components with the shares of categories that these rows have in them."""
+        if not self.shares.shape[1]:
+            return self
         weights = shares_of(self.joint(rows, gaps_of(rows.numbers)))
         return MixedMixture(self.normals, self._counted(rows, weights, prior))
 
@@ -260,8 +262,10 @@ def fit_components(
     tolerance: float = 1e-3,
     trust: float = 1.0,
     covariance: np.ndarray | None = None,
+    starts: int = 4,
 ) -> MixedMixture:
-    """`count` components by EM from k-means, of rows whose numbers have mean 0 and sd 1.
+    """`count` components by EM, of rows whose numbers have mean 0 and sd 1; it begins at the best
+    of `starts` k-means.
 
     Each covariance is drawn, as by `trust` (n + 2) rows, towards `covariance` (n, n), by default
     that of independent columns of sd 1, shared out (Fraley & Raftery 2007, eq. 8), the shares of
@@ -272,7 +276,11 @@ def fit_components(
     whole = dataclasses.replace(z, numbers=np.where(np.isnan(z.numbers), 0.0, z.numbers))
     shared = np.eye(n) if covariance is None else covariance
     prior = MixedPrior(shared * count ** (-2 / max(n, 1)), often, trust * PRIOR_ROWS)
-    labels = np.zeros(len(z), int) if count == 1 else k_means(_features(whole), count, rng)
+    labels = (
+        np.zeros(len(z), int)
+        if count == 1
+        else k_means(_features(whole), count, rng, starts=starts)
+    )
     start, strength = started(whole, labels, prior), trust * (n + 2)
     return fitted_by_em(z, start, prior=prior, strength=strength, most=rounds, tolerance=tolerance)
 

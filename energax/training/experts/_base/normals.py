@@ -120,8 +120,9 @@ class NormalMixture:
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
         for k in range(len(self.mean)):
-            values, weight, left = np.empty_like(rows), shares[:, k], np.zeros_like(covariance[k])
-            for group, given in told(k):
+            weight, left = shares[:, k], np.zeros_like(covariance[k])
+            values = rows if whole(gaps) else np.empty_like(rows)
+            for group, given in () if whole(gaps) else told(k):
                 values[group.own] = given.expected
                 often = np.bincount(group.which, weight[group.own], len(group.away))
                 place = (group.away[:, :, None], group.away[:, None, :])
@@ -135,7 +136,7 @@ class NormalMixture:
     def conditionals(self, rows: np.ndarray, gaps: "Gaps") -> "Told":
         """What each component says of the gaps, component by component; kept if that is little."""
         numbers = rows.size + sum(len(group.away) * group.num_gone**2 for group in gaps)
-        if len(self.mean) * numbers > _MOST_NUMBERS:
+        if whole(gaps) or len(self.mean) * numbers > _MOST_NUMBERS:
             return self._told(rows, gaps)
         return [list(self._conditionals(k, rows, gaps)) for k in range(len(self.mean))].__getitem__
 
@@ -147,25 +148,29 @@ class NormalMixture:
         rows = np.clip(rows, -_LARGEST, _LARGEST)  # their squares are numbers still
         told = self._told(rows, gaps) if told is None else told
         out = np.empty((len(rows), len(self.mean)))
-        for k, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
-            factor = np.linalg.cholesky(covariance)
-            log_det = 2 * np.log(np.diagonal(factor)).sum()
+        inverse, n = _inverse_factor(self.covariance), self.mean.shape[1]
+        log_det = -2 * np.log(np.diagonal(inverse, axis1=1, axis2=2)).sum(1)
+        for k, mean in enumerate(self.mean):
+            if whole(gaps):
+                white = (rows - mean) @ inverse[k].T
+                square = np.einsum("ri,ri->r", white, white)
+                out[:, k] = -0.5 * (square + n * _LOG_2PI + log_det[k])
+                continue
             for group, given in told(k):
                 # Of all values of what is missing the expected ones make the distance smallest:
                 # it is that of what is there.
-                white = np.linalg.solve(factor, (given.expected - mean).T)
-                num_there = len(mean) - group.num_gone
-                log_dets = num_there * _LOG_2PI + log_det + given.log_det[group.which]
-                out[group.own, k] = -0.5 * ((white**2).sum(0) + log_dets)
+                white = (given.expected - mean) @ inverse[k].T
+                square = np.einsum("ri,ri->r", white, white)
+                there = (n - group.num_gone) * _LOG_2PI
+                log_dets = there + log_det[k] + given.log_det[group.which]
+                out[group.own, k] = -0.5 * (square + log_dets)
         return out + self.log_weights
 
     def _conditionals(
         self, k: int, rows: np.ndarray, gaps: "Gaps"
     ) -> "Iterator[tuple[Group, Conditional]]":
         """Each group of rows with what component k says of its gaps."""
-        mean, covariance = self.mean[k], self.covariance[k]
-        sd = np.sqrt(np.diagonal(covariance))
-        inverse = np.linalg.inv(np.linalg.cholesky(covariance / np.outer(sd, sd))) / sd
+        mean, inverse = self.mean[k], _inverse_factor(self.covariance[k])
         precision = inverse.T @ inverse
         for group in gaps:
             away = group.away
@@ -224,6 +229,18 @@ class Conditional:
 
 Gaps = list[Group]
 Told = Callable[[int], Iterable[tuple[Group, Conditional]]]
+
+
+def _inverse_factor(covariance: np.ndarray) -> np.ndarray:
+    """L⁻¹ of covariances LLᵀ, (..., n, n)."""
+    sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
+    correlation = covariance / (sd[..., :, None] * sd[..., None, :])
+    return np.linalg.inv(np.linalg.cholesky(correlation)) / sd[..., None, :]
+
+
+def whole(gaps: Gaps) -> bool:
+    """Whether no row has a gap."""
+    return all(group.num_gone == 0 for group in gaps)
 
 
 def chosen_of(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Kernel densities of columns, and energies read in the units of the data."""
+"""Kernel densities of columns and of rows, and energies read in the units of the data."""
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,58 @@ def test_fit_puts_kernels_at_quantiles():
 def test_wrong_shapes_are_refused(points, width):
     with pytest.raises(ValueError, match="KernelMarginals"):
         energies.KernelMarginals(points, width)
+
+
+def test_values_beyond_float32_are_far_and_not_nan():
+    energy = energies.KernelMarginals(POINTS, WIDTH)
+    far = energy(jnp.array([1e18, 0.2], jnp.float32))
+    assert float(far) == pytest.approx(-by_hand(np.array([1e18, 0.2])), rel=1e-4)
+    assert float(energy(jnp.array([1e30, 0.2], jnp.float32))) == np.inf
+
+
+WEIGHTS = np.array([0.2, 0.4, 0.1, 0.3])
+
+
+def rows_by_hand(x, width=0.6):
+    each = [stats.multivariate_normal(c, width**2 * np.eye(2)).logpdf(x) for c in POINTS]
+    return np.logaddexp.reduce(np.log(WEIGHTS) + each)
+
+
+def test_a_density_of_rows_is_a_mixture_of_equal_normals():
+    energy = energies.KernelDensity(POINTS, 0.6, 3 * WEIGHTS)
+    for x in ([0.2, 0.5], [-9.0, 3.0], [40.0, -30.0]):
+        expected = pytest.approx(rows_by_hand(np.array(x)), rel=2e-5)
+        assert float(energy.log_prob(jnp.array(x))) == expected
+    slope = jax.grad(energy)(jnp.array([0.2, 0.5]))
+    at, step = np.array([0.2, 0.5]), 1e-5 * np.eye(2)
+    expected = [(rows_by_hand(at - d) - rows_by_hand(at + d)) / 2e-5 for d in step]
+    np.testing.assert_allclose(slope, expected, rtol=1e-3)
+    equal = energies.KernelDensity(POINTS, 0.6)
+    np.testing.assert_allclose(np.exp(equal.log_weights), 0.25, rtol=1e-6)
+
+
+def test_draws_of_rows_follow_the_density():
+    energy = energies.KernelDensity(POINTS, 0.6, WEIGHTS)
+    drawn = np.asarray(energy.draw(20_000, key=random.key(1)), float)
+    for direction in ([1.0, 0.0], [0.6, -0.8]):  # of unit length: its kernels are as wide
+        u, centres = drawn @ direction, POINTS @ direction
+        cdf = lambda v, c=centres: stats.norm.cdf((v[:, None] - c) / 0.6) @ WEIGHTS
+        assert stats.kstest(u, cdf).pvalue > 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (POINTS[0], 0.5),
+        (POINTS, WIDTH),
+        (POINTS, 0.0),
+        (POINTS, 0.5, [0.5, 0.5]),
+        (POINTS, 0.5, [0.5, 0.5, 0.0, 1.0]),
+    ],
+)
+def test_a_density_of_rows_refuses_wrong_shapes(arguments):
+    with pytest.raises(ValueError, match="KernelDensity"):
+        energies.KernelDensity(*arguments)
 
 
 def test_standardised_is_the_change_of_variables():
