@@ -81,7 +81,8 @@ def _compared(tables: list[dict], title: str, group: str, notes: list[str]) -> l
     """Limits for tables the defaults were not settled on; a note for all."""
     if not tables:
         return []
-    means = {d: np.mean([t[d] for t in tables], axis=0) for d in tables[0]}
+    detectors = [d for d in DETECTORS["normal"] if d in tables[0]]
+    means = {d: np.mean([t[d] for t in tables], axis=0) for d in detectors}
     ours = [name for name in (OURS, TOLD) if name in means]
     ranks = {name: _ranks(tables, (name, *PEERS)) for name in ours}
     best = max(PEERS, key=lambda d: means[d][0])
@@ -112,7 +113,8 @@ def _ranks(tables: list[dict], names: tuple[str, ...]) -> dict[str, float]:
 
 
 def _line(table: dict[str, Any]) -> str:
-    return "; ".join(f"{d} {a:.3f} / {p:.3f}" for d, (a, p) in table.items())
+    found = {d: table[d] for d in DETECTORS["normal"] if d in table}
+    return "; ".join(f"{d} {a:.3f} / {p:.3f}" for d, (a, p) in found.items())
 
 
 def detector(name: str, seed: int) -> Any:
