@@ -34,8 +34,8 @@ _REFINED = 2  # times, with the last cut
 _EM_ROUNDS, _STARTS = 5, 1  # of the mixture, each time
 _ROUGHLY = 1e-3  # nats a round, below which EM ends where mixtures are only compared
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
-_MOST_ROWS = 2_000  # that the experts are fitted to
-_MOST_KERNELS = 2_000  # at rows
+_AT_FIRST, _MOST_ROWS = 2_000, 5_000  # rows that are looked at
+_MOST_KERNELS = 2_000  # at these
 _WIDTHS = (0.05, 2.0)  # of these kernels, in sds of the columns
 _GRID = 200
 _LEAST_SPREAD = 0.5  # nats, of an expert's energies, which may be one and the same for most rows
@@ -122,10 +122,10 @@ def fit_experts(
     the same say (Hinton 2002, eq. 1, with every expert to a power). They are fitted to the two
     thirds of the rows that have the lowest energies, three times over, then to all rows whose
     energy is not far above the median (concentration steps, Rousseeuw & Van Driessen 1999, theorem
-    1; reweighting, section 4). Of more than 2,000 rows as many are drawn for it (section 3.3).
-    Categories are counted in all of these, in each component too: else values that a third of the
-    rows have would be left out for good. A dense cluster is a mode of its own, however far from the
-    rest.
+    1; reweighting, section 4). The first three times 2,000 rows are looked at, then 5,000 (section
+    3.3). Categories are counted in all of these, in each component too: else values that a third of
+    the rows have would be left out for good. A dense cluster is a mode of its own, however far from
+    the rest.
 
     Where no row is odd (`clean`) nothing bends experts that can be bent: they are the mixture and a
     `KernelDensity` at up to 2,000 rows, as wide as makes each most likely by the others (Duin
@@ -144,44 +144,85 @@ def fit_experts(
     num, n = rows.numbers.shape
     count = int(np.clip(num // (_ROWS_A_COLUMN * rows.width), 1, max_components))
     floor = np.zeros(n) if clean else _LEAST_SD * np.nanstd(rows.numbers, 0)
-    own, shares = np.arange(num), rows.shares()
-    if num > _MOST_ROWS:
-        own = np.sort(rng.choice(num, _MOST_ROWS, replace=False))
-    some, kept = rows[own], np.ones(len(own), bool)
-    gaps = fit_mixed_mixture(rows, max_components=1) if rows.missing else None
-    rounds = 0 if clean else _ROUNDS + _REFINED
-    for i in range(rounds + 1):
-        centre, scale = standard(some.numbers[kept], floor)
-        z = dataclasses.replace(some, numbers=(some.numbers - centre) / scale)
-        if gaps is not None:
-            z = gaps.moved(-centre / scale, 1 / scale).filled(z)
+    shares = rows.shares()
+
+    def fitted(own: np.ndarray, kept: np.ndarray, gaps: MixedMixture | None) -> _Fit:
+        """Experts for rows `own` of the table, fitted to those of them that are kept."""
+        centre, scale = standard(rows.numbers[own[kept]], floor)
+        z = _standardised(rows[own], centre, scale, gaps)
         parts = fit_components(z[kept], count, rng, shares, rounds=_EM_ROUNDS, starts=_STARTS)
         parts = parts.recounted(z, MixedPrior(np.eye(n), shares, PRIOR_ROWS))
-        gaps = None if gaps is None else parts.moved(centre, scale)
-        experts = [_kernels(z, rng)] if clean and n else [_by_columns(z, kept, shares)]
+        experts = [_kernels(z, rng)] if clean and n else [_by_columns(z[kept], shares)]
         if n and not clean:
-            experts.append(_single(z, kept))
-        experts.append(_Expert(lambda p=parts, z=z: p.energy(z.space), -parts.log_prob(z)))
-        spread = [max(float(np.std(e.energies[kept])), _LEAST_SPREAD) for e in experts]
-        total = np.sum([e.energies / s for e, s in zip(experts, spread, strict=True)], axis=0)
-        if i < rounds:
-            kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, spread))
-    energies = [expert.energy() for expert in experts]
-    energy = Product(*(Tempered(e, 1 / s) for e, s in zip(energies, spread, strict=True)))
+            experts.append(_single(z[kept]))
+        experts.append(_Expert(lambda: parts.energy(z.space), lambda z: -parts.log_prob(z)))
+        each = [expert.energies(z) for expert in experts]
+        spread = [max(float(np.std(e[kept])), _LEAST_SPREAD) for e in each]
+        total = np.sum([e / s for e, s in zip(each, spread, strict=True)], axis=0)
+        return _Fit(centre, scale, parts.moved(centre, scale), experts, spread, total)
+
+    own = _some_of(num, _MOST_ROWS if clean else _AT_FIRST, rng)
+    kept = np.ones(len(own), bool)
+    fit = fitted(own, kept, fit_mixed_mixture(rows, max_components=1) if rows.missing else None)
+    for i in range(0 if clean else _ROUNDS + _REFINED):
+        total = fit.total
+        if i == _ROUNDS and len(own) < num:
+            own = _some_of(num, _MOST_ROWS, rng)
+            total = fit.energies(rows[own])
+        kept = total <= (np.quantile(total, _FIRST) if i < _ROUNDS else _cut(total, fit.spread))
+        fit = fitted(own, kept, fit.mixture if rows.missing else None)
+    energies = [expert.energy() for expert in fit.experts]
+    powers = [1 / s for s in fit.spread]
+    energy = Product(*(Tempered(e, b) for e, b in zip(energies, powers, strict=True)))
     # above they were −log p: a normal's E leaves its log Z out
-    total = total - np.sum([float(e.log_z) / s for e, s in zip(energies, spread, strict=True)])
+    total = fit.total - np.dot([float(e.log_z) for e in energies], powers)
     used, found = np.zeros(num, bool), np.full(num, np.nan)
     used[own[kept]], found[own] = True, total
-    mixture = parts.moved(centre, scale)
-    return Experts(energy, centre, scale, used, _cut(total, spread), found, mixture)
+    threshold = _cut(total, fit.spread)
+    return Experts(energy, fit.centre, fit.scale, used, threshold, found, fit.mixture)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """Experts of some rows, `spread` the sds of their energies, and E of the rows, `total` (num,).
+
+    `centre`, `scale`: of the rows; `mixture`: the expert that fills gaps, in their units.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    mixture: MixedMixture
+    experts: list["_Expert"]
+    spread: list[float]
+    total: np.ndarray
+
+    def energies(self, rows: Columns) -> np.ndarray:
+        """E of other rows, (num,)."""
+        gaps = self.mixture if rows.missing else None
+        z = _standardised(rows, self.centre, self.scale, gaps)
+        each = zip(self.experts, self.spread, strict=True)
+        return np.sum([expert.energies(z) / s for expert, s in each], axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Expert:
-    """`energy`: makes it, of standardised rows; `energies`: −log p of the rows at hand, (num,)."""
+    """`energy`: makes it, of standardised rows; `energies`: −log p of such rows, (num,)."""
 
     energy: Callable[[], AbstractNormalised]
-    energies: np.ndarray
+    energies: Callable[[Columns], np.ndarray]
+
+
+def _some_of(num: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of at most so many rows, in order."""
+    return np.arange(num) if num <= most else np.sort(rng.choice(num, most, replace=False))
+
+
+def _standardised(
+    rows: Columns, centre: np.ndarray, scale: np.ndarray, gaps: MixedMixture | None
+) -> Columns:
+    """(x − centre) / scale, what is missing filled by `gaps`, a mixture in units of the rows."""
+    z = dataclasses.replace(rows, numbers=(rows.numbers - centre) / scale)
+    return z if gaps is None else gaps.moved(-centre / scale, 1 / scale).filled(z)
 
 
 def _cut(energies: np.ndarray, spread: list[float]) -> float:
@@ -190,24 +231,25 @@ def _cut(energies: np.ndarray, spread: list[float]) -> float:
     return float(middle + _BEYOND * max(middle - low, sum(_LEAST_SPREAD / s for s in spread)))
 
 
-def _single(z: Columns, kept: np.ndarray) -> _Expert:
+def _single(z: Columns) -> _Expert:
     """One normal, its covariance S drawn towards the sphere: (S + r I) / (1 + r)."""
-    numbers = z.numbers[kept]
-    covariance = np.cov(numbers, rowvar=False, bias=True).reshape(numbers.shape[1], -1)
+    covariance = np.cov(z.numbers, rowvar=False, bias=True).reshape(z.numbers.shape[1], -1)
     covariance = (covariance + _RIDGE * np.eye(len(covariance))) / (1 + _RIDGE)
-    normal = NormalMixture(np.zeros(1), numbers.mean(0)[None], covariance[None])
-    energies = _log_alike(z) - normal.log_prob(z.numbers)
-    return _Expert(lambda: _of_numbers(normal.energy(), z), energies)
+    normal = NormalMixture(np.zeros(1), z.numbers.mean(0)[None], covariance[None])
+    return _Expert(
+        lambda: _of_numbers(normal.energy(), z),
+        lambda z: _log_alike(z) - normal.log_prob(z.numbers),
+    )
 
 
 def _kernels(z: Columns, rng: np.random.Generator) -> _Expert:
-    """Kernels at rows, of the width that makes each row most likely by the others; E of a row that
-    is the place of a kernel is by the others."""
+    """Kernels at rows, of the width that makes each row most likely by the others; energies are
+    those of these rows, of one that is the place of a kernel by the others."""
     num, n = z.numbers.shape
-    places = rng.choice(num, min(num, _MOST_KERNELS), replace=False)
-    points, own = z.numbers[places], np.arange(len(places))
+    places = _some_of(num, _MOST_KERNELS, rng)
+    points = z.numbers[places]
     square = square_distances(z.numbers, points)
-    square[places, own] = np.inf if num > 1 else 0.0  # the only row has no others
+    square[places, np.arange(len(places))] = np.inf if num > 1 else 0.0  # one row has no others
     others = np.isfinite(square).sum(1)
 
     def energies(log_width: float, square: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -216,11 +258,12 @@ def _kernels(z: Columns, rng: np.random.Generator) -> _Expert:
         return normal + np.log(others) - log_kernels
 
     loss = lambda log_width: energies(log_width, square[places], others[places]).mean()
-    bounds = np.log(_WIDTHS)
-    best: Any = minimize_scalar(loss, bounds=bounds, options={"xatol": 0.05})
+    best: Any = minimize_scalar(loss, bounds=np.log(_WIDTHS), options={"xatol": 0.05})
     log_width = float(best.x)
-    energy = lambda: _of_numbers(KernelDensity(points, math.exp(log_width)), z)
-    return _Expert(energy, energies(log_width, square, others))
+    return _Expert(
+        lambda: _of_numbers(KernelDensity(points, math.exp(log_width)), z),
+        lambda _: energies(log_width, square, others),
+    )
 
 
 def _of_numbers(energy: AbstractNormalised, z: Columns) -> AbstractNormalised:
@@ -236,19 +279,28 @@ def _log_alike(z: Columns) -> float:
     return len(z.num_values) * math.log(z.most_values)
 
 
-def _by_columns(z: Columns, kept: np.ndarray, shares: np.ndarray) -> _Expert:
+def _by_columns(z: Columns, shares: np.ndarray) -> _Expert:
     """The columns by themselves; E of numbers between places at which it was computed."""
-    total, parts = np.zeros(len(z)), {}
+    parts: dict[str, Callable[[], AbstractNormalised]] = {}
     if z.numbers.shape[1]:
-        points, width = KernelMarginals.quantiles(z.numbers[kept])
+        points, width = KernelMarginals.quantiles(z.numbers)
         parts["numbers"] = lambda: KernelMarginals(points, width)
-        for x, centres, h in zip(z.numbers.T, points.T, width, strict=True):
-            places = np.unique(np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres]))
-            density = KernelMarginals.density(places, centres, h)
-            total -= np.interp(x, places, np.log(density))
+
+    def energies(z: Columns) -> np.ndarray:
+        total = np.zeros(len(z))
+        if z.numbers.shape[1]:
+            for x, centres, h in zip(z.numbers.T, points.T, width, strict=True):
+                places = np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres])
+                places = np.unique(places)
+                density = KernelMarginals.density(places, centres, h)
+                total -= np.interp(x, places, np.log(density))
+        if z.categories.shape[1]:
+            each = np.log(np.maximum(shares, 1e-300))
+            total -= np.take_along_axis(each, z.categories.T, 1).sum(0)
+        return total
+
     if not z.categories.shape[1]:
-        return _Expert(parts["numbers"], total)
+        return _Expert(parts["numbers"], energies)
     parts["categories"] = lambda: categorical(z.space, shares)
-    total -= np.take_along_axis(np.log(np.maximum(shares, 1e-300)), z.categories.T, 1).sum(0)
     each = lambda: {name: energy() for name, energy in parts.items()}
-    return _Expert(lambda: RecordReference(z.space, each()), total)
+    return _Expert(lambda: RecordReference(z.space, each()), energies)
