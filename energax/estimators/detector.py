@@ -38,11 +38,12 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
     are the mixture and a kernel density of the rows, and odd is what is unlike them. An odd
     row among them is normal from then on.
 
-    **Arguments:** `contamination`: "auto" calls rows odd whose energy is above that at which the
-    bulk ends, with `novelty` above that of every training row by the others; a number from 0 to 0.5
-    is the share of the training rows that is called odd. `novelty`: whether no training row is odd.
-    `max_components`: of the mixture. `calibration`: share of the rows that are held out for
-    p-values. `random_state`: seed; equal seeds give equal results.
+    **Arguments:** `contamination`: "auto" calls rows odd whose energy is as far above the median as
+    that of one row in a thousand would be in a normal of as many columns, with `novelty` above that
+    of every training row by the others; a number from 0 to 0.5 is the share of the training rows
+    that is called odd. `novelty`: whether no training row is odd. `max_components`: of the mixture.
+    `calibration`: share of the rows that are held out for p-values. `random_state`: seed; equal
+    seeds give equal results.
 
     Fitted: `energy_`, `offset_` (the score below which a row is odd), `decision_scores_` (E of the
     training rows, higher is odder; with `novelty` by the others) and `labels_` (1 if odd) as in

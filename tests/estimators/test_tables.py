@@ -56,6 +56,14 @@ def test_odd_rows_are_found_named_and_explained():
     assert (why[:, :2].max(1) > 3 * why[:, 2:].max(1)).mean() > 0.8
 
 
+@pytest.mark.parametrize(("width", "most"), [(2, 0.06), (5, 0.02), (20, 0.01)])
+def test_few_rows_of_a_normal_are_called_odd(width, most):
+    rows = np.random.default_rng(width).normal(size=(1500, width))
+    rows[:15] *= 8 / np.linalg.norm(rows[:15], axis=1, keepdims=True) * np.sqrt(width)
+    labels = EnergyDetector(random_state=0).fit(rows).labels_
+    assert labels[15:].mean() < most and labels[:15].all()
+
+
 def test_contamination_is_the_share_called_odd():
     rows = correlated(400)
     detector = EnergyDetector(contamination=0.1, random_state=0).fit(rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.stats import chi2
 
 from energax.energies import KernelDensity, KernelMarginals, Product, RecordReference, Tempered
 from energax.energies._base import AbstractEnergy, AbstractNormalised
@@ -31,6 +32,7 @@ _RIDGE = 0.1  # weight of the spherical part of the single normal's covariance
 _FIRST, _ROUNDS = 0.65, 3  # share of the rows kept at first, and how often they are chosen
 _BEYOND = 3.0  # distances from the median to the lowest tenth, above which a row is left out
 _REFINED = 2  # times, with the last cut
+_ODD = 1e-3  # of the rows of a normal, that would be called odd
 _EM_ROUNDS, _STARTS = 5, 1  # of the mixture, each time
 _ROUGHLY = 1e-3  # nats a round, below which EM ends where mixtures are only compared
 _TRUST = (1.0, 0.01)  # in the prior of covariances and shares, of the rows that it counts for
@@ -47,7 +49,7 @@ class Experts:
 
     - `energy`: of rows whose numbers are z = (x − centre) / scale, on their space (`Columns`).
       `centre`, `scale`: (n,).
-    - `kept`: (num,) which rows it was fitted to; `threshold`: the energy where the bulk ends.
+    - `kept`: (num,) which rows it was fitted to; `threshold`: the energy above which rows are odd.
     - `energies`: (num,) of the rows, NaN where it was not computed; in a fit to clean rows by the
       others.
     - `mixture`: in the units of the rows, which fills their gaps.
@@ -178,7 +180,7 @@ def fit_experts(
     total = fit.total - np.dot([float(e.log_z) for e in energies], powers)
     used, found = np.zeros(num, bool), np.full(num, np.nan)
     used[own[kept]], found[own] = True, total
-    threshold = _cut(total, fit.spread)
+    threshold = _odd_above(total, fit.spread, rows.width)
     return Experts(energy, fit.centre, fit.scale, used, threshold, found, fit.mixture)
 
 
@@ -225,10 +227,17 @@ def _standardised(
     return z if gaps is None else gaps.moved(-centre / scale, 1 / scale).filled(z)
 
 
-def _cut(energies: np.ndarray, spread: list[float]) -> float:
-    """The energy up to which rows are kept."""
+def _cut(energies: np.ndarray, spread: list[float], beyond: float = _BEYOND) -> float:
+    """The energy so many distances from the lowest tenth to the median above the median."""
     low, middle = np.quantile(energies, [0.1, 0.5])
-    return float(middle + _BEYOND * max(middle - low, sum(_LEAST_SPREAD / s for s in spread)))
+    return float(middle + beyond * max(middle - low, sum(_LEAST_SPREAD / s for s in spread)))
+
+
+def _odd_above(energies: np.ndarray, spread: list[float], columns: int) -> float:
+    """As far above the median, in distances from there to the lowest tenth, as lies the energy of
+    one row in a thousand of a normal of as many columns, ½χ²."""
+    low, middle, high = chi2.ppf([0.1, 0.5, 1 - _ODD], columns)
+    return _cut(energies, spread, beyond=(high - middle) / (middle - low))
 
 
 def _single(z: Columns) -> _Expert:
