@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import chi2
 
 from energax.energies import KernelDensity, KernelMarginals, Product, RecordReference, Tempered
 from energax.energies._base import AbstractEnergy, AbstractNormalised
@@ -236,7 +234,9 @@ def _cut(energies: np.ndarray, spread: list[float], beyond: float = _BEYOND) -> 
 def _odd_above(energies: np.ndarray, spread: list[float], columns: int) -> float:
     """As far above the median, in distances from there to the lowest tenth, as lies the energy of
     one row in a thousand of a normal of as many columns, ½χ²."""
-    low, middle, high = chi2.ppf([0.1, 0.5, 1 - _ODD], columns)
+    from scipy.special import chdtri
+
+    low, middle, high = chdtri(columns, np.array([0.9, 0.5, _ODD]))
     return _cut(energies, spread, beyond=(high - middle) / (middle - low))
 
 
@@ -254,6 +254,8 @@ def _single(z: Columns) -> _Expert:
 def _kernels(z: Columns, rng: np.random.Generator) -> _Expert:
     """Kernels at rows, of the width that makes each row most likely by the others; energies are
     those of these rows, of one that is the place of a kernel by the others."""
+    from scipy.optimize import minimize_scalar
+
     num, n = z.numbers.shape
     places = _some_of(num, _MOST_KERNELS, rng)
     points = z.numbers[places]
