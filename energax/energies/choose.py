@@ -128,9 +128,7 @@ def _features(space: AbstractSpace, rows: Point) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def k_means(
-    rows: np.ndarray, k: int, rng: np.random.Generator, *, starts: int = 4, rounds: int = 20
-) -> np.ndarray:
+def k_means(rows: np.ndarray, k: int, rng: np.random.Generator, *, starts: int = 4) -> np.ndarray:
     """The cluster of each row: the best of some starts, each spread by squared distances (Arthur &
     Vassilvitskii 2007, section 2.2)."""
     best, least = np.zeros(len(rows), int), np.inf
@@ -146,7 +144,7 @@ def k_means(
             chosen = rng.choice(len(rows), p=distance / total)
             centres = np.concatenate([centres, rows[chosen : chosen + 1]])
         labels = np.full(len(rows), -1)
-        for _ in range(rounds):
+        for _ in range(20):
             before = labels
             labels = square_distances(rows, centres, square).argmin(1)
             if (labels == before).all():

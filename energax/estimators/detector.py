@@ -82,11 +82,7 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         self.energy_ = fitted.energy
         if len(fitted.centre):
             self.energy_ = Standardised(fitted.energy, fitted.centre, fitted.scale)
-        self.decision_scores_ = self._energies(self._fitted, self._rows)
-        if self.novelty:  # a row would vouch for itself
-            by_others = fitted.energies
-            known = np.isfinite(by_others)
-            self.decision_scores_[known] = by_others[known]
+        self.decision_scores_ = self._scores(fitted)
         if self.contamination == "auto":
             highest = float(self.decision_scores_.max())
             self.offset_ = -(highest if self.novelty else fitted.threshold)
@@ -152,8 +148,18 @@ class EnergyDetector(ReadsColumns, OutlierMixin, BaseEstimator):
         return as_table(self.layout_, draws.flat())
 
     def _experts(self, rows):
-        options = {"max_components": self.max_components, "seed": self._seed}
-        return fit_experts(rows, **options, clean=self.novelty)
+        most, seed = self.max_components, self._seed
+        return fit_experts(rows, max_components=most, seed=seed, clean=self.novelty)
+
+    def _scores(self, fitted):
+        """E of the rows fitted; with `novelty` by the others, as a row would vouch for itself."""
+        if not self.novelty:
+            return self._energies(fitted, self._rows)
+        scores = fitted.energies.copy()
+        unknown = ~np.isfinite(scores)
+        if unknown.any():
+            scores[unknown] = self._energies(fitted, self._rows[unknown])
+        return scores
 
     def _checked(self, X):
         check_is_fitted(self)

@@ -158,8 +158,8 @@ def fit_experts(
         experts.append(_Expert(lambda: parts.energy(z.space), lambda z: -parts.log_prob(z)))
         each = [expert.energies(z) for expert in experts]
         spread = [max(float(np.std(e[kept])), _LEAST_SPREAD) for e in each]
-        total = np.sum([e / s for e, s in zip(each, spread, strict=True)], axis=0)
-        return _Fit(centre, scale, parts.moved(centre, scale), experts, spread, total)
+        mixture = parts.moved(centre, scale)
+        return _Fit(centre, scale, mixture, experts, spread, _together(each, spread))
 
     own = _some_of(num, _MOST_ROWS if clean else _AT_FIRST, rng)
     kept = np.ones(len(own), bool)
@@ -200,8 +200,7 @@ class _Fit:
         """E of other rows, (num,)."""
         gaps = self.mixture if rows.missing else None
         z = _standardised(rows, self.centre, self.scale, gaps)
-        each = zip(self.experts, self.spread, strict=True)
-        return np.sum([expert.energies(z) / s for expert, s in each], axis=0)
+        return _together([expert.energies(z) for expert in self.experts], self.spread)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +209,11 @@ class _Expert:
 
     energy: Callable[[], AbstractNormalised]
     energies: Callable[[Columns], np.ndarray]
+
+
+def _together(each: list[np.ndarray], spread: list[float]) -> np.ndarray:
+    """E of the product, (num,)."""
+    return np.sum([e / s for e, s in zip(each, spread, strict=True)], axis=0)
 
 
 def _some_of(num: int, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -301,8 +305,7 @@ def _by_columns(z: Columns, shares: np.ndarray) -> _Expert:
         total = np.zeros(len(z))
         if z.numbers.shape[1]:
             for x, centres, h in zip(z.numbers.T, points.T, width, strict=True):
-                places = np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres])
-                places = np.unique(places)
+                places = np.unique(np.concatenate([np.linspace(x.min(), x.max(), _GRID), centres]))
                 density = KernelMarginals.density(places, centres, h)
                 total -= np.interp(x, places, np.log(density))
         if z.categories.shape[1]:

@@ -120,9 +120,8 @@ class NormalMixture:
         total = shares.sum(0) + _LEAST * len(rows)
         mean, covariance = np.empty_like(self.mean), np.empty_like(self.covariance)
         for k in range(len(self.mean)):
-            weight, left = shares[:, k], np.zeros_like(covariance[k])
-            values = rows if whole(gaps) else np.empty_like(rows)
-            for group, given in () if whole(gaps) else told(k):
+            values, weight, left = np.empty_like(rows), shares[:, k], np.zeros_like(covariance[k])
+            for group, given in told(k):
                 values[group.own] = given.expected
                 often = np.bincount(group.which, weight[group.own], len(group.away))
                 place = (group.away[:, :, None], group.away[:, None, :])
@@ -136,7 +135,7 @@ class NormalMixture:
     def conditionals(self, rows: np.ndarray, gaps: "Gaps") -> "Told":
         """What each component says of the gaps, component by component; kept if that is little."""
         numbers = rows.size + sum(len(group.away) * group.num_gone**2 for group in gaps)
-        if whole(gaps) or len(self.mean) * numbers > _MOST_NUMBERS:
+        if len(self.mean) * numbers > _MOST_NUMBERS:
             return self._told(rows, gaps)
         return [list(self._conditionals(k, rows, gaps)) for k in range(len(self.mean))].__getitem__
 
@@ -151,11 +150,6 @@ class NormalMixture:
         inverse, n = _inverse_factor(self.covariance), self.mean.shape[1]
         log_det = -2 * np.log(np.diagonal(inverse, axis1=1, axis2=2)).sum(1)
         for k, mean in enumerate(self.mean):
-            if whole(gaps):
-                white = (rows - mean) @ inverse[k].T
-                square = np.einsum("ri,ri->r", white, white)
-                out[:, k] = -0.5 * (square + n * _LOG_2PI + log_det[k])
-                continue
             for group, given in told(k):
                 # Of all values of what is missing the expected ones make the distance smallest:
                 # it is that of what is there.
@@ -170,19 +164,22 @@ class NormalMixture:
         self, k: int, rows: np.ndarray, gaps: "Gaps"
     ) -> "Iterator[tuple[Group, Conditional]]":
         """Each group of rows with what component k says of its gaps."""
-        mean, inverse = self.mean[k], _inverse_factor(self.covariance[k])
-        precision = inverse.T @ inverse
+        mean = self.mean[k]
         for group in gaps:
-            away = group.away
+            away, expected = group.away, rows[group.own]
+            if not group.num_gone:
+                none = np.zeros((len(away), 0, 0))
+                yield group, Conditional(expected, none, none)
+                continue
+            inverse = _inverse_factor(self.covariance[k])
+            precision = inverse.T @ inverse
             block = precision[away[:, :, None], away[:, None, :]]
             left = np.linalg.inv(block)
-            expected = rows[group.own]
-            if group.num_gone:
-                own = away[group.which]
-                np.put_along_axis(expected, own, mean[own], 1)
-                slope = np.take_along_axis((expected - mean) @ precision, own, 1)
-                shift = np.einsum("rij,rj->ri", left[group.which], slope)
-                np.put_along_axis(expected, own, mean[own] - shift, 1)
+            own = away[group.which]
+            np.put_along_axis(expected, own, mean[own], 1)
+            slope = np.take_along_axis((expected - mean) @ precision, own, 1)
+            shift = np.einsum("rij,rj->ri", left[group.which], slope)
+            np.put_along_axis(expected, own, mean[own] - shift, 1)
             yield group, Conditional(expected, left, block)
 
 
@@ -236,11 +233,6 @@ def _inverse_factor(covariance: np.ndarray) -> np.ndarray:
     sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
     correlation = covariance / (sd[..., :, None] * sd[..., None, :])
     return np.linalg.inv(np.linalg.cholesky(correlation)) / sd[..., None, :]
-
-
-def whole(gaps: Gaps) -> bool:
-    """Whether no row has a gap."""
-    return all(group.num_gone == 0 for group in gaps)
 
 
 def chosen_of(shares: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
