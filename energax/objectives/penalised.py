@@ -68,9 +68,10 @@ class Penalised(AbstractAddition):
     def __call__(self, energy, params, batch, carry, *, key):
         loss, carry, metrics = self.objective(energy, params, batch, carry, key=key)
         arrays = jax.tree.leaves(self._chosen(partition_trainable(energy)[0]))
-        # |a| as a · sign a, whose gradient at 0 is 0: that of jnp.abs is 1 there.
-        size = sum(jnp.sum(a * jax.lax.stop_gradient(jnp.sign(a))) for a in arrays)
-        square = sum(jnp.sum(a * a) for a in arrays)
+        # |a| as a · sign a, whose gradient at 0 is 0: that of jnp.abs is 1 there. Inner products,
+        # because on a CPU they take a tenth of the time of sums.
+        size = sum(jnp.vdot(a, jax.lax.stop_gradient(jnp.sign(a))) for a in arrays)
+        square = sum(jnp.vdot(a, a) for a in arrays)
         penalty = self.l1 * size + self.l2 * square / 2
         return loss + penalty, carry, metrics | {"penalty": penalty}
 

@@ -17,6 +17,7 @@ from energax.energies.boltzmann._base import (
     Offsets,
     RecordUnits,
 )
+from energax.energies.boltzmann.centred import AbstractCentredRBM
 from energax.spaces import Binary, Record
 
 _MOST_LAYERS = 10  # their names are then in the order of their numbers
@@ -83,7 +84,7 @@ class DeepBoltzmannMachine(AbstractRBM, AbstractDeepEnergy):
         sizes = [len(b) for b in self.biases]
         odd = range(1, len(sizes), 2)
         rows = []
-        for i in self._even:
+        for i in self.even:
             blocks = [jnp.zeros((sizes[i], sizes[j])) for j in odd]
             if i > 0:
                 blocks[(i - 1) // 2] = self.weights[i - 1].T
@@ -93,7 +94,7 @@ class DeepBoltzmannMachine(AbstractRBM, AbstractDeepEnergy):
         return jnp.concatenate(rows, axis=0)
 
     @property
-    def _even(self) -> list[int]:
+    def even(self) -> list[int]:
         """Numbers of the even layers, in the order of their names."""
         return sorted(range(0, len(self.biases), 2), key=name_of)
 
@@ -107,39 +108,37 @@ class DeepBoltzmannMachine(AbstractRBM, AbstractDeepEnergy):
         It starts from a pass upwards with twice the weights, which stand for what is not yet known
         of the layer above.
         """
-        layers = [v]
-        last = len(self.weights)
-        for i, w in enumerate(self.weights, 1):
-            pull = layers[-1] @ w * (2.0 if i < last else 1.0)
+        layers, last = [v], len(self.weights)
+        from_below = v @ self.weights[0]  # the visible layer stays as it is
+        for i in range(1, last + 1):
+            pull = from_below if i == 1 else layers[-1] @ self.weights[i - 1]
+            pull = pull * (2.0 if i < last else 1.0)
             layers.append(jax.nn.sigmoid(pull + self.biases[i]))
 
         def update(layers, _):
             layers = list(layers)
             for start in (1, 2):
                 for i in range(start, last + 1, 2):
-                    pull = layers[i - 1] @ self.weights[i - 1] + self.biases[i]
+                    pull = from_below if i == 1 else layers[i - 1] @ self.weights[i - 1]
                     if i < last:
                         pull = pull + layers[i + 1] @ self.weights[i].T
-                    layers[i] = jax.nn.sigmoid(pull)
+                    layers[i] = jax.nn.sigmoid(pull + self.biases[i])
             return tuple(layers), None
 
         layers, _ = jax.lax.scan(update, tuple(layers), None, length=num_updates)
         return layers
 
     def expected_energy(self, layers):
-        f = sum(x @ b for x, b in zip(layers, self.biases, strict=True))
-        for x, w, y in zip(layers, self.weights, layers[1:], strict=False):
-            f = f + jnp.sum((x @ w) * y, axis=-1)
-        return -(f + sum(_entropy(x) for x in layers[1::2]))
+        return _expected_energy(self, layers, layers)
 
     def bound(self, layers):
-        return sum(_entropy(x) for x in layers[2::2]) - self.expected_energy(layers)
+        return _bound(self, layers)
 
     def from_layers(self, layers):
         return {name_of(i): layers[i] for i in range(0, len(layers), 2)}
 
 
-class CentredDBM(AbstractRBM, AbstractDeepEnergy):
+class CentredDBM(AbstractCentredRBM, AbstractDeepEnergy):
     """The deep machine E(x) = −Σ_l b_l·x_l − Σ_l (x_{l−1} − c_{l−1})ᵀ W_l (x_l − c_l), up to a
     constant (Montavon & Müller 2012, "Deep Boltzmann machines and the centering trick", eq. 4).
 
@@ -174,43 +173,43 @@ class CentredDBM(AbstractRBM, AbstractDeepEnergy):
         return _pulled(self.free, self.offsets.module.means, -1.0)
 
     @property
-    def space(self):  # type: ignore[override]
-        return self.free.space
+    def means(self):
+        each = self.offsets.module.means
+        even = jnp.concatenate([each[i] for i in self.free.even])
+        return even, jnp.concatenate(each[1::2])
 
     @property
     def data_space(self):
         return self.free.data_space
 
-    @property
-    def weight(self):  # type: ignore[override]
-        return self.free.weight
-
-    @property
-    def visible(self):
-        return self.plain.visible
-
-    @property
-    def hidden(self):
-        return self.plain.hidden
-
-    @property
-    def num_summed_states(self):
-        return self.free.num_summed_states
-
-    def replaced(self, weight, visible, hidden):
-        return self.free.replaced(weight, visible, hidden)
-
     def mean_field(self, v, num_updates: int = 30):
         return self.plain.mean_field(v, num_updates)
 
     def expected_energy(self, layers):
-        return self.plain.expected_energy(layers)
+        each = self.offsets.module.means
+        from_means = [x - c for x, c in zip(layers, each, strict=True)]
+        return _expected_energy(self.free, layers, from_means) + sum(
+            c @ (w @ d) for c, w, d in zip(each, self.free.weights, each[1:], strict=False)
+        )
 
     def bound(self, layers):
-        return self.plain.bound(layers)
+        return _bound(self, layers)
 
     def from_layers(self, layers):
         return self.free.from_layers(layers)
+
+
+def _expected_energy(dbm: DeepBoltzmannMachine, layers, joined) -> Float[Array, "..."]:
+    """That of means `layers` where the weights of `dbm` join `joined`, these or what is left of
+    them once their centres are taken away."""
+    f = sum(x @ b for x, b in zip(layers, dbm.biases, strict=True))
+    for x, w, y in zip(joined, dbm.weights, joined[1:], strict=False):
+        f = f + jnp.sum((x @ w) * y, axis=-1)
+    return -(f + sum(_entropy(x) for x in layers[1::2]))
+
+
+def _bound(energy: AbstractDeepEnergy, layers) -> Float[Array, "..."]:
+    return sum(_entropy(x) for x in layers[2::2]) - energy.expected_energy(layers)
 
 
 def _pulled(dbm: DeepBoltzmannMachine, means, sign: float) -> DeepBoltzmannMachine:
