@@ -65,7 +65,7 @@ CANDIDATES = {
     "dna": [Candidate("pairs", groups=True, l1=l1) for l1 in (3e-3, 6e-3, 1e-2)],
 }
 BATCH, CHAINS, AVERAGE = 100, 100, 0.999
-PRECISION = 0.02  # of log Z, nats: candidates differ by little more
+PRECISION = 0.05  # of log Z, nats: candidates differ by little more
 
 
 def run(options: Options) -> Report:

@@ -1,6 +1,8 @@
 """Centred RBMs and deep machines: the same distributions, and gradients that do not depend on what
 is called 1."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,21 @@ CASES = {
 }
 
 
+def check_draws(centred, plain):
+    """With the same random numbers both layers come out the same."""
+    seen = RNG.normal(0, 1.5, (400, len(plain.hidden.bias)))
+    hidden = plain.draw_hidden(jnp.asarray(seen), key=ex.random.key(3))
+    np.testing.assert_array_equal(
+        centred.draw_hidden(jnp.asarray(seen), key=ex.random.key(3)), hidden
+    )
+    found, wanted = (
+        model.sample_visible(hidden, key=ex.random.key(4)) for model in (centred, plain)
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        # but where a number falls between two roundings of a probability
+        assert np.mean(np.asarray(one) != np.asarray(other)) < 1e-3
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_same_distribution(case):
     rbm, rows = CASES[case]
@@ -46,6 +63,7 @@ def test_it_is_the_same_distribution(case):
     np.testing.assert_allclose(batched(centred, x), batched(rbm, x), atol=2e-5)
     np.testing.assert_allclose(centred.hidden_mean(x), rbm.hidden_mean(x), atol=1e-5)
     np.testing.assert_allclose(centred.log_z_by_sum(), rbm.log_z_by_sum(), atol=2e-5)
+    check_draws(centred, rbm)
     plain = centred.plain
     assert type(plain) is type(rbm)
     for found, wanted in zip(jax.tree.leaves(plain), jax.tree.leaves(rbm), strict=True):
@@ -109,15 +127,23 @@ def test_gaussian_units_are_refused():
 UPPER = RNG.normal(0, 0.8, (HIDDEN, 2))
 
 
-def deep():
-    return DeepBoltzmannMachine([W, UPPER], [B, C, jnp.asarray([0.3, -0.6])])
+def deep(num_layers=2):
+    sizes = [VISIBLE, HIDDEN, 2, 4, 3][: num_layers + 1]
+    weights = [W, UPPER, *(RNG.normal(0, 0.8, pair) for pair in pairwise(sizes[2:]))]
+    biases = [B, C, jnp.asarray([0.3, -0.6]), *(RNG.normal(0, 0.5, n) for n in sizes[3:])]
+    return DeepBoltzmannMachine(weights, biases)
 
 
-def test_a_centred_deep_machine_is_the_same_distribution():
-    dbm = deep()
+@pytest.mark.parametrize("num_layers", [2, 4])
+def test_a_centred_deep_machine_is_the_same_distribution(num_layers):
+    dbm = deep(num_layers)
     centred = CentredDBM.of(dbm, ROWS)
-    x = {"visible": ROWS[:2], "hidden_2": np.array([[1.0, 0.0], [1.0, 1.0]])}
-    x = {name: jnp.asarray(part) for name, part in x.items()}
+    sizes = [len(bias) for bias in dbm.biases]
+    x = {"visible": ROWS[:20]} | {
+        f"hidden_{i}": RNG.integers(0, 2, (20, sizes[i])) for i in range(2, num_layers + 1, 2)
+    }
+    x = {name: jnp.asarray(part, float) for name, part in x.items()}
+    check_draws(centred, dbm)
     np.testing.assert_allclose(batched(centred, x), batched(dbm, x), atol=2e-5)
     np.testing.assert_allclose(centred.log_z_by_sum(), dbm.log_z_by_sum(), atol=2e-5)
     rows = jnp.asarray(ROWS)
