@@ -129,6 +129,19 @@ def test_softplus_changes_keep_their_digits():
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log1p_keeps_its_digits(dtype):
+    t = np.concatenate([np.linspace(-0.5, 1, 200_001), np.geomspace(1e-35, 1, 1000)]).astype(dtype)
+    t = np.concatenate([t, -t[-1000:][t[-1000:] <= 0.5]])
+    with jax.enable_x64(dtype == np.float64):
+        found = np.asarray(_base.log1p(jnp.asarray(t)))
+        slope = np.asarray(jax.vmap(jax.grad(_base.log1p))(jnp.asarray(t)))
+    assert found.dtype == dtype
+    digits = 3e-7 if dtype == np.float32 else 1e-13  # XLA's own log1p is off by 3e-14
+    np.testing.assert_allclose(found, np.log1p(t.astype(np.float64)), rtol=digits)
+    np.testing.assert_allclose(slope, 1 / (1 + t.astype(np.float64)), rtol=2 * digits)
+
+
 # The path
 
 

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from energax.energies._base import AbstractDeepEnergy, Frozen, frozen
 from energax.energies.boltzmann._base import (
     RBM,
+    AbstractCentredRBM,
     AbstractRBM,
     BernoulliUnits,
     Offsets,
     RecordUnits,
 )
-from energax.energies.boltzmann.centred import AbstractCentredRBM
 from energax.spaces import Binary, Record
 
 _MOST_LAYERS = 10  # their names are then in the order of their numbers
@@ -209,7 +209,8 @@ def _expected_energy(dbm: DeepBoltzmannMachine, layers, joined) -> Float[Array, 
 
 
 def _bound(energy: AbstractDeepEnergy, layers) -> Float[Array, "..."]:
-    return sum(_entropy(x) for x in layers[2::2]) - energy.expected_energy(layers)
+    entropy = sum((_entropy(x) for x in layers[2::2]), jnp.zeros(()))
+    return entropy - energy.expected_energy(layers)
 
 
 def _pulled(dbm: DeepBoltzmannMachine, means, sign: float) -> DeepBoltzmannMachine:

@@ -1,8 +1,8 @@
 """What Boltzmann machines are made of: layers of units, and two of them joined."""
 
+from energax.energies.boltzmann._base.centred import AbstractCentredRBM, Offsets
 from energax.energies.boltzmann._base.fitted import fitted_units
 from energax.energies.boltzmann._base.layers import (
-    Offsets,
     RecordUnits,
     ReplicatedSoftmaxUnits,
     SoftmaxUnits,
@@ -20,6 +20,7 @@ from energax.energies.boltzmann._base.units import (
 
 __all__ = [
     "RBM",
+    "AbstractCentredRBM",
     "AbstractRBM",
     "AbstractScalarUnits",
     "AbstractUnits",

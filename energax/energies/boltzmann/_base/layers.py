@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,12 +256,6 @@ class RecordUnits(AbstractUnits):
     def _split(self, field) -> dict[str, Float[Array, "... features"]]:
         ends = np.cumsum([len(part.bias) for part in self.parts.values()])
         return dict(zip(self.parts, jnp.split(field, ends[:-1], axis=-1), strict=True))
-
-
-class Offsets(eqx.Module):
-    """What the features of each layer are measured from, first layer to last, in centred forms."""
-
-    means: tuple[Float[Array, " _"], ...]
 
 
 def draw_categories(

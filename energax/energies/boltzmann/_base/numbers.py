@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jaxtyping import Array, Float, Key
 
+from energax.energies._base import log1p
+
 _FAR = -10.0  # below it log ∫₀^∞ exp(−h²/2 + uh) dh comes from its asymptotic series
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -30,7 +32,7 @@ def tail_change(nearer: Float[Array, "..."], growth: Float[Array, "..."]) -> Flo
 
     `nearer` is the smaller |u| of the two; the argument of log1p then stays in [−1/2, 0].
     """
-    loss = jnp.log1p(jax.nn.sigmoid(-nearer) * jnp.expm1(-jnp.abs(growth)))
+    loss = log1p(jax.nn.sigmoid(-nearer) * jnp.expm1(-jnp.abs(growth)))
     return jnp.where(growth < 0, -loss, loss)
 
 
