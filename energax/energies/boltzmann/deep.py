@@ -202,7 +202,7 @@ class CentredDBM(AbstractCentredRBM, AbstractDeepEnergy):
 def _expected_energy(dbm: DeepBoltzmannMachine, layers, joined) -> Float[Array, "..."]:
     """That of means `layers` where the weights of `dbm` join `joined`, these or what is left of
     them once their centres are taken away."""
-    f = sum(x @ b for x, b in zip(layers, dbm.biases, strict=True))
+    f = sum((x @ b for x, b in zip(layers, dbm.biases, strict=True)), jnp.zeros(()))
     for x, w, y in zip(joined, dbm.weights, joined[1:], strict=False):
         f = f + jnp.sum((x @ w) * y, axis=-1)
     return -(f + sum(_entropy(x) for x in layers[1::2]))
