@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from energax.energies._base import partition_trainable
+from energax.energies._base import partition_trainable, total
 from energax.objectives._base import AbstractAddition, AbstractObjective
 
 _WEIGHTS = "weight", "weights", "coupling", "couplings"
@@ -68,10 +68,9 @@ class Penalised(AbstractAddition):
     def __call__(self, energy, params, batch, carry, *, key):
         loss, carry, metrics = self.objective(energy, params, batch, carry, key=key)
         arrays = jax.tree.leaves(self._chosen(partition_trainable(energy)[0]))
-        # |a| as a · sign a, whose gradient at 0 is 0: that of jnp.abs is 1 there. Inner products,
-        # because on a CPU they take a tenth of the time of sums.
-        size = sum(jnp.vdot(a, jax.lax.stop_gradient(jnp.sign(a))) for a in arrays)
-        square = sum(jnp.vdot(a, a) for a in arrays)
+        # |a| as a · sign a, whose gradient at 0 is 0: that of jnp.abs is 1 there.
+        size = sum(total(a * jax.lax.stop_gradient(jnp.sign(a))) for a in arrays)
+        square = sum(total(a * a) for a in arrays)
         penalty = self.l1 * size + self.l2 * square / 2
         return loss + penalty, carry, metrics | {"penalty": penalty}
 

@@ -17,6 +17,7 @@ from energax.energies._base import (
     batched,
     frozen,
     partition_trainable,
+    total,
 )
 from energax.energies.exponential_family import Beta, Normal
 from energax.energies.function import _check_arguments, from_log_density, from_positive
@@ -428,3 +429,16 @@ def test_batched_is_a_plain_loop_and_log_prob_is_normalised():
     both = enumerated(coupled(Binary(3)) + IndependentBernoulli(Binary(3), 0.7))
     assert both.log_z != pytest.approx(enumerated(coupled(Binary(3))).log_z)
     assert Beta(2.0, 3.0)(jnp.asarray(0.3)).shape == ()
+
+
+# ---- Sums
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2048,), (2049,), (784, 500), (3, 7, 10_007)])
+def test_total_is_the_sum_and_its_slope_is_1(shape):
+    a = np.random.default_rng(0).normal(0.3, 2, shape).astype(np.float32)
+    np.testing.assert_allclose(
+        total(jnp.asarray(a)), np.sum(a, dtype=np.float64), rtol=1e-6, atol=1e-3
+    )
+    slope = jax.grad(lambda x: 0.7 * total(x * x))(jnp.asarray(a))
+    np.testing.assert_allclose(slope, 1.4 * a, rtol=1e-6)

@@ -37,6 +37,7 @@ from energax.energies._base.tools import (
     log1p,
     partition_trainable,
     softplus,
+    total,
     without_gradient,
 )
 
@@ -73,5 +74,6 @@ __all__ = [
     "log1p",
     "partition_trainable",
     "softplus",
+    "total",
     "without_gradient",
 ]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from energax.energies._base import total
 from energax.objectives._base import AbstractObjective, steepest_slope, within_orthant
 from energax.samplers._base import apart, by_one, together
 from energax.spaces import Point, num_rows
@@ -162,9 +163,7 @@ def _l1_strengths(plan: Plan, parameters: PyTree) -> PyTree:
 
 
 def _norm(tree: PyTree) -> Float[Array, ""]:
-    """By products of vectors, which take a third of the time of sums of squares on CPUs."""
-    leaves = jax.tree.leaves(tree)
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in leaves))
+    return jnp.sqrt(sum(total(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _gap_limit(plan: Plan, state: TrainState) -> Array:
