@@ -57,7 +57,7 @@ def trained(
 def smooth() -> Any:
     """An Optax step: gradients of weights of pixels times P, their correlation with neighbours.
 
-    P_ij = exp(−d²/2·SMOOTH²), d being how far apart pixels are: gradient ascent with the metric P
+    P_ij = exp(−d²/(2·SMOOTH²)), d being how far apart pixels are: gradient ascent with the metric P
     under which the filters of hidden units are smooth.
     """
     import jax
