@@ -10,7 +10,6 @@ from benchmarks._data import BINARISED_MNIST
 from benchmarks._timing import Options, Report, Timing, clock, isolated, say
 
 BATCH, CHAINS, AVERAGE = 100, 100, 0.9995
-SMOOTH = 0.7  # pixels, over which weights are correlated
 
 
 def trained(
@@ -20,6 +19,7 @@ def trained(
     minutes: float,
     learning_rate: float,
     l2: float,
+    smooth: float = 0.0,
 ) -> tuple[Any, tuple[float, float]]:
     """A fit of as many steps as `minutes` take, and its (wall, CPU) seconds.
 
@@ -27,7 +27,8 @@ def trained(
     moving faster than chains follow, and they ran away after 200,000 steps. Weights without a
     penalty grow until 100 chains no longer stand for the model: log Z, found by chains that cross,
     then says that most of its mass is where those of the training never were. The prior is
-    w ~ N(0, P / (rows · l2)) for a hidden unit's weights of pixels, with P of `smooth`.
+    w ~ N(0, P / (rows · l2)) for a hidden unit's weights of pixels: with `smooth` P has neighbours
+    alike (`smoothing`), else it is 1.
     """
     import jax
     import optax
@@ -39,7 +40,8 @@ def trained(
         decay = optax.add_decayed_weights(
             l2, mask=lambda tree: jax.tree.map(lambda a: a.ndim == 2, tree)
         )
-        steps = optax.chain(smooth(), decay, optax.sgd(rate))
+        metric = smoothing(smooth) if smooth else optax.identity()
+        steps = optax.chain(metric, decay, optax.sgd(rate))
         options |= {"optimizer": steps, "batch_size": BATCH, "average": AVERAGE}
         return ex.fit(
             energy, rows, objective, key=ex.random.key(seed), num_steps=num_steps, **options
@@ -54,18 +56,18 @@ def trained(
     return fit, spent()
 
 
-def smooth() -> Any:
+def smoothing(width: float) -> Any:
     """An Optax step: gradients of weights of pixels times P, their correlation with neighbours.
 
-    P_ij = exp(−d²/(2·SMOOTH²)), d being how far apart pixels are: gradient ascent with the metric P
-    under which the filters of hidden units are smooth.
+    P_ij = exp(−d²/(2·width²)), d being how far apart pixels are: gradient ascent in a metric under
+    which the filters of hidden units are smooth.
     """
     import jax
     import jax.numpy as jnp
     import optax
 
     side, reach = 28, 2
-    near = [math.exp(-0.5 * (d / SMOOTH) ** 2) for d in range(reach + 1)]
+    near = [math.exp(-0.5 * (d / width) ** 2) for d in range(reach + 1)]
 
     def smoothed(gradient):
         if gradient.ndim != 2 or len(gradient) != side * side:

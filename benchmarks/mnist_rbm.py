@@ -31,7 +31,7 @@ def job(folder: str, minutes: float) -> dict:
     start = ex.energies.BernoulliRBM.random(784, HIDDEN, key=ex.random.key(0), data=rows)
     centred = ex.energies.CentredRBM.of(start, rows)
     objective = ex.objectives.PersistentCD(num_chains=CHAINS)
-    fit, spent = trained(centred, rows, objective, minutes, learning_rate=0.1, l2=1e-3)
+    fit, spent = trained(centred, rows, objective, minutes, learning_rate=0.1, l2=1e-3, smooth=0.7)
     energy = fit.energy.plain
     z = ex.log_z(energy, key=ex.random.key(1))
     score = ex.score_samples(energy, test, key=ex.random.key(1), log_z=z).mean()
