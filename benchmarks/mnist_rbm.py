@@ -1,8 +1,8 @@
 """How good does an RBM of 500 hidden units get at MNIST within an hour?
 
-The log-likelihood of the binarised digits of the test rows (Larochelle's split). Rate and penalty
-were chosen on the validation rows, which are then trained on, too. The data come by `--data DIR`
-and are named where absent.
+The log-likelihood of the binarised digits of the test rows (Larochelle's split). Rate, penalty and
+the width of the prior were chosen on the validation rows, which are then trained on, too. The data
+come by `--data DIR` and are named where absent.
 """
 
 from benchmarks._boltzmann import CHAINS, likelihood, likelihood_report, trained

@@ -15,7 +15,7 @@ class Offsets(eqx.Module):
 
 
 class AbstractCentredRBM(AbstractRBM):
-    """An RBM written as E(v, h) = −own(v) − own(h) − (φ(v) − μ)ᵀ W (ψ(h) − λ) − μᵀWλ, own(·) being
+    """An RBM written as E(v, h) = −own(v) − own(h) − (φ(v) − μ)ᵀ W (ψ(h) − λ) + μᵀWλ, own(·) being
     those of `free`.
 
     What chains and gradients ask takes the same products with W as a plain RBM: centring costs a

@@ -164,15 +164,14 @@ class NormalMixture:
         self, k: int, rows: np.ndarray, gaps: "Gaps"
     ) -> "Iterator[tuple[Group, Conditional]]":
         """Each group of rows with what component k says of its gaps."""
-        mean = self.mean[k]
+        mean, inverse = self.mean[k], _inverse_factor(self.covariance[k])
+        precision = inverse.T @ inverse
         for group in gaps:
             away, expected = group.away, rows[group.own]
             if not group.num_gone:
                 none = np.zeros((len(away), 0, 0))
                 yield group, Conditional(expected, none, none)
                 continue
-            inverse = _inverse_factor(self.covariance[k])
-            precision = inverse.T @ inverse
             block = precision[away[:, :, None], away[:, None, :]]
             left = np.linalg.inv(block)
             own = away[group.which]
